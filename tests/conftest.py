@@ -1,0 +1,44 @@
+"""What all tests share: real data only on demand, one thread, no windows, and a writer of small notebooks."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked realdata, with the reason, unless STF2M_DATA names a folder."""
+    folder = os.environ.get("STF2M_DATA", "")
+    if folder and Path(folder).is_dir():
+        return
+    reason = f"STF2M_DATA is {folder!r}, no folder" if folder else "needs real data: set STF2M_DATA to its folder"
+    for item in items:
+        if "realdata" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def write_notebook() -> Callable[..., Path]:
+    """`write_notebook(path, parameters, *codes)`: a stripped notebook; no cell is tagged if `parameters` is None."""
+
+    def write(path: Path, parameters: str | None, *codes: str) -> Path:
+        texts = [(code, []) for code in codes]
+        if parameters is not None:
+            texts.insert(0, (parameters, ["parameters"]))
+        cells = [
+            {"cell_type": "code", "id": f"cell-{number}", "metadata": {"tags": tags}}
+            | {"source": text.splitlines(keepends=True), "outputs": [], "execution_count": None}
+            for number, (text, tags) in enumerate(texts)
+        ]
+        kernel = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+        whole = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernel}, "cells": cells}
+        path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+        return path
+
+    return write
