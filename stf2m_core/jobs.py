@@ -146,9 +146,8 @@ def execute(
             for name, reason in why.items():
                 _say(f"  {name}: {reason}")
             return 0
-        for name, reason in why.items():
-            if not reason.startswith("it needs"):
-                _file(results, "done", name).unlink(missing_ok=True)
+        for name in why:
+            _file(results, "done", name).unlink(missing_ok=True)
         gpus = _gpus() if where == "local" else []
         facts = {"results": str(results), "token": token if where == "local" else "", "gpus": gpus}
         facts |= {"python": sys.executable, "where": where, "jobs": {job.id: asdict(job) for job in jobs}}
@@ -181,7 +180,7 @@ def run_job(name: str, plan: Path) -> bool:
     facts = json.loads(plan.read_text(encoding="utf-8"))
     job, results = facts["jobs"][name], Path(facts["results"])
     os.environ.update(dict.fromkeys(_THREADS, str(job["threads"])))
-    if False and facts["token"]:
+    if facts["token"]:
         end_with_the_workflow(results, facts["token"])
     record, executed = _file(results, "made", name), results / "executed" / f"{name}.ipynb"
     inputs, outputs = _inputs(name, job["needs"], results), [results / output for output in job["outputs"]]
@@ -275,7 +274,8 @@ def main(arguments: list[str] | None = None) -> int:
     if verb == "order":
         _order(rest)
     name, plan = rest
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     start = time.monotonic()
     _say(f"start   {name}")
     try:

@@ -338,12 +338,17 @@ def main(arguments: list[str] | None = None) -> int:
     for verb in verbs.choices.values():
         verb.add_argument("notebook")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the kernel is shut down and no part file stays
+    handlers = {ending: signal.getsignal(ending) for ending in (signal.SIGTERM, signal.SIGINT)}
+    for ending in handlers:  # leaving in order, so that the kernel is shut down and no part file stays
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     try:
         sys.stdout.write(_carry_out(options))
     except KitError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    finally:
+        for ending, handler in handlers.items():
+            signal.signal(ending, handler)
     return 0
 
 

@@ -1,0 +1,387 @@
+"""Frozen settings: one dataclass per concern, composed once in `RunConfig`; a default exists here and nowhere else.
+
+Unknown keys, ill-typed values and pairs that make no sense together are refused, never repaired. `digest()` goes into
+every record.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from stf2m_core.errors import ConfigError
+
+Regime = Literal["P", "D", "C"]
+"""P: known emotions, one new person, own clips. D: known emotions, new people. C: new emotions, permuted labels."""
+
+
+def _refuse(condition: bool, what: str, expected: str, where: str) -> None:
+    if condition:
+        raise ConfigError(what, expected=expected, where=where)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewConfig:
+    """How clips become padded views."""
+
+    modalities: tuple[str, ...] = ()
+    """Names to use; empty: all of the pack."""
+    step_s: float = 0.06
+    """Finest grid step in seconds; a modality sampled more coarsely keeps its own median step."""
+    normalise: Literal["support", "global", "none"] = "support"
+    """Which statistics standardise the values (METHOD, 'Support-anchored normalisation')."""
+    shrinkage: float = 5.0
+    """Weight of the meta-train statistics, in clips."""
+
+    def __post_init__(self) -> None:
+        _refuse(self.step_s <= 0, f"step_s = {self.step_s}", "a number of seconds > 0", "views")
+        _refuse(self.shrinkage < 0, f"shrinkage = {self.shrinkage}", "a number of clips >= 0", "views")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitConfig:
+    """Meta-splits: disjoint by subject and group and, in Regime C, by label."""
+
+    fold: int = 0
+    """Which block of subjects is meta-test."""
+    n_folds: int = 4
+    """Blocks of neighbouring subjects."""
+    n_val_subjects: int = 3
+    """Subjects of meta-validation, the ones that follow the meta-test block."""
+    n_val_labels: int = 0
+    """Labels only in meta-validation (Regime C)."""
+    n_test_labels: int = 0
+    """Labels only in meta-test (Regime C)."""
+
+    def __post_init__(self) -> None:
+        _refuse(not 0 <= self.fold < self.n_folds, f"fold = {self.fold}", f"0 to {self.n_folds - 1}", "split")
+        _refuse(self.n_val_subjects < 1, f"n_val_subjects = {self.n_val_subjects}", "at least 1", "split")
+        _refuse((self.n_val_labels == 0) != (self.n_test_labels == 0), "only one of n_val_labels, n_test_labels is 0",
+                "both or neither", "split")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpisodeConfig:
+    """One kind of N-way K-shot episode."""
+
+    regime: Regime = "D"
+    """P, D or C; see `Regime`."""
+    n_way: int = 5
+    """Classes per episode."""
+    n_shot: int = 1
+    """Support clips per class."""
+    n_query: int = 5
+    """Query clips per class (natural prior: on average)."""
+    query_prior: Literal["balanced", "natural"] = "balanced"
+    """Exactly n_query per class, or as the clips come."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("n_way", 2), ("n_shot", 1), ("n_query", 1)):
+            value = getattr(self, name)
+            _refuse(value < least, f"{name} = {value}", f"at least {least}", "episode")
+
+    @property
+    def title(self) -> str:
+        """As in tables, e.g. "P 8-way 1-shot"."""
+        prior = "" if self.query_prior == "balanced" else ", natural prior"
+        return f"{self.regime} {self.n_way}-way {self.n_shot}-shot{prior}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """Temporal-spatial-temporal convolution, per modality and then on the joint graph."""
+
+    hidden: int = 32
+    """Channels of every node."""
+    embedding: int = 64
+    """Numbers per clip after fusion."""
+    kernel: int = 3
+    """Taps of a temporal convolution, odd; 1 switches temporal mixing off (ablation)."""
+    dilations: tuple[int, int] = (1, 2)
+    """Of the two temporal convolutions of a block."""
+    hops: int = 2
+    """Powers of each adjacency."""
+    spatial: Literal["diffusion", "identity"] = "diffusion"
+    """Learned and prior graph, or no mixing of nodes (ablation; same number of weights)."""
+    slot_s: float = 0.5
+    """Width of a slot of the joint graph, seconds."""
+    max_slots: int = 32
+    """Longer clips get wider slots."""
+    dropout: float = 0.1
+    """Of block outputs and of the clip embedding."""
+
+    def __post_init__(self) -> None:
+        _refuse(self.kernel < 1 or self.kernel % 2 == 0, f"kernel = {self.kernel}", "an odd number >= 1", "encoder")
+        _refuse(not 0 <= self.dropout < 1, f"dropout = {self.dropout}", "a rate in [0, 1)", "encoder")
+        _refuse(self.slot_s <= 0, f"slot_s = {self.slot_s}", "a number of seconds > 0", "encoder")
+        _refuse(self.max_slots < 2, f"max_slots = {self.max_slots}", "at least 2", "encoder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FuzzyConfig:
+    """Generalised fuzzy rules."""
+
+    kind: Literal["rules", "mlp"] = "rules"
+    """Rules, or a plain network of as many weights (ablation)."""
+    n_rules: int = 24
+    """Rules."""
+    n_features: int = 16
+    """Features that the antecedents see."""
+    rank: int = 4
+    """Of the rotated part of each precision; 0: axis-parallel ellipsoids."""
+    n_consequents: int = 16
+    """Numbers each rule answers with."""
+    entropy: float = 0.7
+    """Mean normalised entropy of firing that calibration starts from."""
+    drop_rule: float = 0.1
+    """Share of rules left out per training episode; at least two stay."""
+    prior_weight: float = 1.0
+    """Clips' worth of prior in a rule's label distribution."""
+
+    def __post_init__(self) -> None:
+        _refuse(self.n_rules < 2, f"n_rules = {self.n_rules}", "at least 2", "fuzzy")
+        _refuse(not 0 < self.entropy < 1, f"entropy = {self.entropy}", "a number in (0, 1)", "fuzzy")
+        _refuse(not 0 <= self.drop_rule < 1, f"drop_rule = {self.drop_rule}", "a rate in [0, 1)", "fuzzy")
+        _refuse(self.rank < 0, f"rank = {self.rank}", "at least 0", "fuzzy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetaRNNConfig:
+    """The recurrent network that reads each emotion task of the support."""
+
+    kind: Literal["bilstm", "constant"] = "bilstm"
+    """Reads the support, or learned constants in its place (ablation)."""
+    hidden: int = 40
+    """Per direction."""
+    n_layers: int = 2
+    """Stacked recurrent layers."""
+    task_size: int = 32
+    """Numbers of the task code tau."""
+    n_orders: int = 4
+    """Random orders of the support that are averaged at test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InnerConfig:
+    """Fast weights and the inner loop."""
+
+    steps_train: int = 3
+    """Inner steps while training."""
+    steps_test: int = 5
+    """Inner steps at meta-test."""
+    fast: tuple[Literal["head", "fuzzy", "film"], ...] = ("head", "fuzzy", "film")
+    """Groups of weights that adapt."""
+    n_views: int = 2
+    """Random views of each support clip in the inner loss; 0: the clean clips (ablation)."""
+    modality_drop: float = 0.3
+    """Chance that a random view leaves a modality out; one always stays."""
+    single_modality: float = 0.15
+    """Chance that a random view keeps exactly one modality."""
+    crop: float = 0.7
+    """Least share of the clip's duration that a random view keeps."""
+    clip_norm: float = 5.0
+    """Bound on the norm of an episode's inner gradient."""
+    label_knowledge: bool = True
+    """Known emotions carry what meta-training learned of them (anchors, rule priors); always off for new emotions."""
+
+    def __post_init__(self) -> None:
+        _refuse(not 0 < self.crop <= 1, f"crop = {self.crop}", "a share in (0, 1]", "inner")
+        _refuse(min(self.steps_train, self.steps_test, self.n_views) < 0, "a negative number of steps or views",
+                "at least 0", "inner")  # fmt: skip
+        _refuse(not self.fast, "fast = ()", "at least one of head, fuzzy, film", "inner")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """The outer loop."""
+
+    seed: int = 0
+    """Of everything random in the run."""
+    meta_batch: int = 4
+    """Episodes per outer step."""
+    max_steps: int = 400
+    """Outer steps."""
+    warm_up: float = 0.1
+    """Share of steps with prototypes only (no inner step)."""
+    first_order: float = 0.3
+    """Share of steps, after the warm-up, with first-order gradients; second order after that."""
+    second_order: bool = True
+    """Whether second order is ever used."""
+    lr: float = 2e-3
+    """Outer learning rate at its peak."""
+    weight_decay: float = 1e-2
+    """Of AdamW; antecedents have none."""
+    clip_norm: float = 2.0
+    """Bound on the norm of the outer gradient."""
+    smoothing: float = 0.05
+    """Label smoothing of hard labels; none on votes."""
+    knowledge_loss: float = 0.5
+    """Weight of recognising the query from what is known of the emotions alone."""
+    fuzzy_loss: float = 0.3
+    """Weight of the fuzzy label distribution's own loss."""
+    balance_loss: float = 1.0
+    """Weight of the even use of rules (a tenth of it after the warm-up)."""
+    overlap_loss: float = 0.01
+    """Weight of the overlap of rules."""
+    noise: float = 0.1
+    """Standard deviation of noise on standardised values, training only."""
+    view_drop: float = 0.5
+    """Chance that a training episode drops modalities at all (missing-modality draws)."""
+    validate_every: int = 20
+    """Outer steps between meta-validations."""
+    validation_episodes: int = 24
+    """Episodes per setting and meta-validation."""
+    patience: int = 6
+    """Meta-validations without a better NLL until the end; counted after the warm-up."""
+    checkpoint_every: int = 20
+    """Outer steps between checkpoints."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to compute."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Of the encoder; everything fuzzy stays float32 (float64 under float64)."""
+    threads: int = 1
+    """CPU threads of one run; changing it changes the order of sums."""
+
+    def __post_init__(self) -> None:
+        for name in ("meta_batch", "max_steps", "validate_every", "checkpoint_every", "threads", "patience"):
+            _refuse(getattr(self, name) < 1, f"{name} = {getattr(self, name)}", "at least 1", "train")
+        _refuse(self.lr <= 0, f"lr = {self.lr}", "a number > 0", "train")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """Meta-test."""
+
+    episodes: int = 600
+    """Episodes per setting."""
+    chunk: int = 16
+    """Episodes computed at once; changes memory, not results."""
+    seed: int = 0
+    """Of the episodes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """All settings of a run. `episodes` are the kinds of training episode, taken in turn, one kind per outer step."""
+
+    views: ViewConfig = field(default_factory=ViewConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    episodes: tuple[EpisodeConfig, ...] = (EpisodeConfig(),)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    fuzzy: FuzzyConfig = field(default_factory=FuzzyConfig)
+    meta_rnn: MetaRNNConfig = field(default_factory=MetaRNNConfig)
+    inner: InnerConfig = field(default_factory=InnerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        _refuse(not self.episodes, "episodes = ()", "at least one kind of episode", "config")
+        novel = {episode.regime == "C" for episode in self.episodes}
+        _refuse(len(novel) > 1, "Regime C beside Regime P or D", "new emotions or known emotions", "episodes")
+        _refuse(novel == {True} and self.split.n_test_labels == 0, "Regime C without held-out labels",
+                "split.n_val_labels and split.n_test_labels > 0", "config")  # fmt: skip
+        _refuse(novel == {True} and self.inner.label_knowledge, "label_knowledge = True in Regime C",
+                "False: a new emotion has no past", "inner")  # fmt: skip
+        no_rules = self.fuzzy.kind == "mlp" and self.inner.fast == ("fuzzy",)
+        _refuse(no_rules, "fast = ('fuzzy',) without rules", "head or film beside it", "inner")
+
+    def replace(self, **changes: Any) -> RunConfig:
+        """A copy with changes, by dotted name with a double underscore: `replace(train__seed=1, split__fold=2)`.
+
+        Raises:
+            ConfigError: on an unknown name or an ill-typed value.
+        """
+        mapping = self.to_mapping()
+        for name, value in changes.items():
+            *path, last = name.split("__")
+            target, kind = mapping, RunConfig
+            for part in path:
+                _known(part, kind)
+                target, kind = target[part], get_type_hints(kind)[part]
+            _known(last, kind)
+            target[last] = _plain(value)
+        return RunConfig.from_mapping(mapping)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """As nested dicts, lists, strings and numbers."""
+        return _plain(self)
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> RunConfig:
+        """From what `to_mapping` gave.
+
+        Raises:
+            ConfigError: on an unknown key (the nearest legal one is named) or an ill-typed value.
+        """
+        return _build(cls, mapping, "config")
+
+    def digest(self) -> str:
+        """12 hex digits of the canonical JSON."""
+        text = json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @classmethod
+    def preset(cls, profile: Literal["smoke", "standard", "paper"]) -> RunConfig:
+        """The sizes of a profile; what a data set needs besides stands in `experiment.config_for`.
+
+        Raises:
+            ConfigError: on an unknown profile.
+        """
+        _refuse(profile not in PROFILES, f"profile = {profile!r}", f"one of {', '.join(PROFILES)}", "preset")
+        return cls().replace(**PROFILES[profile])
+
+
+PROFILES: dict[str, dict[str, Any]] = {
+    "smoke": {"train__max_steps": 120, "train__patience": 4, "evaluation__episodes": 100},
+    "standard": {},
+    "paper": {"train__max_steps": 2000, "train__patience": 15, "evaluation__episodes": 2000},
+}
+"""What differs from the defaults, per profile."""
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _known(name: str, kind: type) -> None:
+    legal = [f.name for f in fields(kind)] if dataclasses.is_dataclass(kind) else []
+    if name not in legal:
+        near = difflib.get_close_matches(name, legal, 1)
+        raise ConfigError(f"unknown setting {name!r}", expected=f"one of {', '.join(legal)}", where=kind.__name__,
+                          remedy=f"Did you mean {near[0]}?" if near else None)  # fmt: skip
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """`value` as an instance of the annotated `kind`; refuses what does not fit."""
+    if dataclasses.is_dataclass(kind):
+        _refuse(not isinstance(value, Mapping), f"{where} = {value!r}", "a mapping of settings", where)
+        for name in value:
+            _known(name, kind)
+        hints = get_type_hints(kind)
+        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        _refuse(value not in args, f"{where} = {value!r}", f"one of {', '.join(map(repr, args))}", "config")
+        return value
+    if origin is tuple:
+        _refuse(not isinstance(value, (list, tuple)), f"{where} = {value!r}", "a list", "config")
+        kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        _refuse(len(kinds) != len(value), f"{where} has {len(value)} entries", f"{len(kinds)}", "config")
+        return tuple(_build(k, item, f"{where}[{i}]") for i, (k, item) in enumerate(zip(kinds, value, strict=True)))
+    if origin in (Union, types.UnionType):
+        return None if value is None else _build(next(a for a in args if a is not type(None)), value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    wrong = not isinstance(value, kind) or (kind is int and isinstance(value, bool))
+    _refuse(wrong, f"{where} = {value!r}", f"a value of type {kind.__name__}", "config")
+    return value

@@ -1,0 +1,311 @@
+"""Meta-splits and episodes of emotion tasks, as index tensors; drawn vectorised, each a pure function of its number.
+
+Episode i of a stream depends on (seed, split, i) alone: not on batch sizes, on workers or on what was drawn before.
+Source of the regimes: METHOD, 'Episodes'.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stf2m_core import seeding
+from stf2m_core.config import EpisodeConfig, SplitConfig
+from stf2m_core.data.pack import Pack
+from stf2m_core.errors import EpisodeError
+from stf2m_core.shapes import EpisodeBatch
+
+SPLITS = ("meta_train", "meta_val", "meta_test")
+TRIES = 50
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows and labels of each meta-split.
+
+    Attributes:
+        rows: split -> (clip,) int64 rows of clips.csv, with a defined label of that split.
+        labels: split -> (label,) int64 labels that its episodes use.
+        subjects: split -> names.
+    """
+
+    rows: dict[str, np.ndarray]
+    labels: dict[str, np.ndarray]
+    subjects: dict[str, tuple[str, ...]]
+
+
+def split_subjects(pack: Pack, config: SplitConfig, seed: int = 0) -> Splits:
+    """Blocks of neighbouring subjects: block `fold` is meta-test, the subjects after it meta-validation.
+
+    Neighbours stay together so that a data set that numbers its subjects by domain gets new domains at meta-test.
+
+    Args:
+        pack: the data.
+        config: folds, and held-out labels for Regime C.
+        seed: of the choice of held-out labels.
+
+    Raises:
+        EpisodeError: if there are too few subjects or labels; both counts are named.
+    """
+    names = pack.clips["subject"].to_numpy(str)
+    subjects = np.unique(names)
+    need = max(config.n_folds, config.n_val_subjects + 2)
+    if len(subjects) < need:
+        raise EpisodeError(f"{len(subjects)} subjects", expected=f"at least {need} for {config.n_folds} folds and "
+                           f"{config.n_val_subjects} validation subjects", where=str(pack.path))  # fmt: skip
+    edges = np.linspace(0, len(subjects), config.n_folds + 1).round().astype(int)
+    order = np.roll(subjects, -edges[config.fold])
+    n_test = edges[config.fold + 1] - edges[config.fold]
+    n_train = len(subjects) - n_test - config.n_val_subjects
+    if n_train < 1:
+        raise EpisodeError(f"{n_train} subjects left for meta-train", expected="at least 1", where=str(pack.path))
+    chosen = {
+        "meta_test": order[:n_test],
+        "meta_val": order[n_test : n_test + config.n_val_subjects],
+        "meta_train": order[n_test + config.n_val_subjects :],
+    }
+    labels = _split_labels(pack, config, seed)
+    label = pack.label_ids
+    rows = {
+        split: np.flatnonzero(np.isin(names, chosen[split]) & np.isin(label, labels[split]) & (label >= 0))
+        for split in SPLITS
+    }
+    return Splits(rows, labels, {split: tuple(sorted(chosen[split])) for split in SPLITS})
+
+
+def _split_labels(pack: Pack, config: SplitConfig, seed: int) -> dict[str, np.ndarray]:
+    every = np.arange(len(pack.labels))
+    if config.n_test_labels == 0:
+        return dict.fromkeys(SPLITS, every)
+    held_out = config.n_test_labels + config.n_val_labels
+    if held_out + 2 > len(every):
+        raise EpisodeError(f"{held_out} held-out labels of {len(every)}", expected="at least 2 left for meta-train",
+                           where=str(pack.path))  # fmt: skip
+    order = np.argsort(seeding.uniform(seed, "held-out labels", every))
+    test, val, train = np.split(order, [config.n_test_labels, held_out])
+    return {"meta_test": np.sort(test), "meta_val": np.sort(val), "meta_train": np.sort(train)}
+
+
+class EpisodeSampler:
+    """Draws the episodes of one kind from one meta-split.
+
+    Args:
+        pack: the data.
+        splits: from `split_subjects`.
+        split: meta_train, meta_val or meta_test.
+        config: regime, way, shot, query.
+        seed: of the stream.
+
+    Raises:
+        EpisodeError: at construction, if no episode of this kind exists; what there is and what is needed are named.
+    """
+
+    def __init__(self, pack: Pack, splits: Splits, split: str, config: EpisodeConfig, seed: int):
+        self.config, self.split, self.seed = config, split, seed
+        self.where = f"{split} of {pack.path}"
+        self.rows = splits.rows[split]
+        clips = pack.clips.iloc[self.rows]
+        self.classes = splits.labels[split]
+        self.label = np.searchsorted(self.classes, pack.label_ids[self.rows])
+        self.subjects, self.subject = np.unique(clips["subject"].to_numpy(str), return_inverse=True)
+        _, self.group = np.unique(clips["group"].to_numpy(str), return_inverse=True)
+        self.domains, self.domain = np.unique(clips["domain"].to_numpy(str), return_inverse=True)
+        self._check_classes()
+        self.units = self._personal_units() if config.regime == "P" else self._domain_units()
+
+    def _stream(self, purpose: str) -> str:
+        return f"episodes/{self.split}/{self.config.title}/{self.config.n_query}/{purpose}"
+
+    def _uniform(self, purpose: str, *counters: np.ndarray | int) -> np.ndarray:
+        return seeding.uniform(self.seed, self._stream(purpose), *counters)
+
+    def _check_classes(self) -> None:
+        n_way, found = self.config.n_way, len(self.classes)
+        if found < n_way:
+            raise EpisodeError(f"{found} classes", expected=f"at least {n_way} for {n_way}-way episodes",
+                               where=self.where, remedy="Lower n_way or hold out fewer labels")  # fmt: skip
+
+    def _counts(self, owner: np.ndarray, n_owners: int) -> np.ndarray:
+        """(owner, class) int64 clips."""
+        counts = np.zeros((n_owners, len(self.classes)), np.int64)
+        np.add.at(counts, (owner, self.label), 1)
+        return counts
+
+    def _needs(self) -> tuple[int, int]:
+        """Support and (balanced) query clips needed per class; a natural query needs one class-free total instead."""
+        return self.config.n_shot, self.config.n_query if self.config.query_prior == "balanced" else 0
+
+    def _personal_units(self) -> np.ndarray:
+        """(unit, 2) subject and the group that gives its support; only those from which an episode can be drawn."""
+        counts = self._counts(self.group, self.group.max() + 1)
+        owner = np.zeros(len(counts), np.int64)
+        owner[self.group] = self.subject
+        total = self._counts(self.subject, len(self.subjects))[owner]
+        need_support, need_query = self._needs()
+        feasible = ((counts >= need_support) & (total - counts >= need_query)).sum(1)
+        enough = (total - counts).sum(1) >= self.config.n_query * self.config.n_way
+        units = np.flatnonzero((feasible >= self.config.n_way) & enough)
+        if len(units) == 0:
+            best = int(feasible.max(initial=0))
+            raise EpisodeError(
+                f"{best} classes have {need_support} support clips in one group and {need_query} query clips in other "
+                "groups of the same subject", expected=f"{self.config.n_way} for {self.config.title} episodes",
+                where=self.where, remedy="Lower n_way, n_shot or n_query",
+            )  # fmt: skip
+        return np.stack([owner[units], units], 1)
+
+    def _domain_units(self) -> np.ndarray:
+        """(unit,) domains with subjects enough for two sides, weighted at the draw by the root of their clips."""
+        n_subjects = np.array([len(np.unique(self.subject[self.domain == d])) for d in range(len(self.domains))])
+        units = np.flatnonzero(n_subjects >= 2)
+        if len(units) == 0:
+            raise EpisodeError(f"{int(n_subjects.max(initial=0))} subject in the largest domain",
+                               expected="at least 2: support and query come from different subjects",
+                               where=self.where, remedy="Use Regime P or other splits")  # fmt: skip
+        self._feasible_sides(np.arange(64), units)  # raises when even 64 episodes x 50 tries find nothing
+        return units
+
+    def sample(self, first: int, n_episodes: int, chunk: int = 64) -> EpisodeBatch:
+        """Episodes `first` to `first + n_episodes - 1` of the stream.
+
+        Raises:
+            EpisodeError: if an episode stays infeasible after 50 tries, with the counts.
+        """
+        starts = range(first, first + n_episodes, chunk)
+        parts = [self._sample(np.arange(s, min(s + chunk, first + n_episodes))) for s in starts]
+        return EpisodeBatch(*(torch.from_numpy(np.concatenate(columns)) for columns in zip(*parts, strict=True)))
+
+    def _sample(self, ids: np.ndarray) -> tuple[np.ndarray, ...]:
+        side = self._personal_sides(ids) if self.config.regime == "P" else self._feasible_sides(ids, self.units)
+        classes = self._draw_classes(ids, side)
+        support = self._draw(ids, classes, side == 1, self.config.n_shot, "support")
+        if self.config.query_prior == "balanced":
+            query = self._draw(ids, classes, side == 2, self.config.n_query, "query")
+            query_label = np.broadcast_to(np.arange(classes.shape[1])[:, None], query.shape[1:]).reshape(1, -1)
+            query_label = np.repeat(query_label, len(ids), 0)
+            query = query.reshape(len(ids), -1)
+        else:
+            query, query_label = self._draw_natural(ids, classes, side == 2)
+        return ids, self.classes[classes], self.rows[support], self.rows[query], query_label
+
+    def _personal_sides(self, ids: np.ndarray) -> np.ndarray:
+        """(episode, clip) 1 support side, 2 query side, 0 neither."""
+        unit = self.units[(self._uniform("unit", ids) * len(self.units)).astype(np.int64)]
+        own = self.subject == unit[:, :1]
+        return np.where(own, np.where(self.group == unit[:, 1:], 1, 2), 0)
+
+    def _feasible_sides(self, ids: np.ndarray, units: np.ndarray) -> np.ndarray:
+        """One bipartition of a domain's subjects per episode, drawn again until the classes suffice."""
+        side = np.zeros((len(ids), len(self.rows)), np.int64)
+        open_ = np.arange(len(ids))
+        best = 0
+        for attempt in range(TRIES):
+            side[open_] = self._sides(ids[open_], units, attempt)
+            n_feasible = self._feasible(side[open_]).sum(1)
+            best = max(best, int(n_feasible.max(initial=0)))
+            open_ = open_[n_feasible < self.config.n_way]
+            if len(open_) == 0:
+                return side
+        need_support, need_query = self._needs()
+        raise EpisodeError(
+            f"at most {best} classes have {need_support} support and {need_query} query clips from different subjects "
+            f"after {TRIES} draws", expected=f"{self.config.n_way} for {self.config.title} episodes", where=self.where,
+            remedy="Lower n_way, n_shot or n_query",
+        )  # fmt: skip
+
+    def _sides(self, ids: np.ndarray, units: np.ndarray, attempt: int) -> np.ndarray:
+        weight = np.sqrt(np.bincount(self.domain, minlength=len(self.domains))[units])
+        edges = np.cumsum(weight) / weight.sum()
+        domain = units[np.minimum(np.searchsorted(edges, self._uniform("domain", ids, attempt)), len(units) - 1)]
+        draw = self._uniform("bipartition", ids[:, None], np.arange(len(self.subjects)), attempt)
+        here = np.zeros((len(self.domains), len(self.subjects)), bool)
+        here[self.domain, self.subject] = True
+        rank = np.argsort(np.argsort(np.where(here[domain], draw, 2.0), 1), 1)
+        n_here = here[domain].sum(1)
+        # between one subject and all but one on the support side, near the middle more often
+        n_support = 1 + ((n_here - 1) * self._uniform("sizes", ids[:, None], attempt, np.arange(3)).mean(1)).astype(int)
+        side = np.where(rank < n_support[:, None], 1, 2)[:, self.subject]
+        return np.where(here[domain][:, self.subject] & (self.domain == domain[:, None]), side, 0)
+
+    def _feasible(self, side: np.ndarray) -> np.ndarray:
+        """(episode, class) bool."""
+        member = np.eye(len(self.classes), dtype=np.int64)[self.label]
+        need_support, need_query = self._needs()
+        n_support, n_query = (side == 1) @ member, (side == 2) @ member
+        enough = n_query.sum(1, keepdims=True) >= self.config.n_query * self.config.n_way
+        return (n_support >= need_support) & (n_query >= need_query) & enough
+
+    def _draw_classes(self, ids: np.ndarray, side: np.ndarray) -> np.ndarray:
+        """(episode, way) distinct feasible classes in random order."""
+        key = self._uniform("classes", ids[:, None], np.arange(len(self.classes)))
+        return np.argsort(np.where(self._feasible(side), key, 2.0), 1, kind="stable")[:, : self.config.n_way]
+
+    def _draw(self, ids: np.ndarray, classes: np.ndarray, side: np.ndarray, n: int, purpose: str) -> np.ndarray:
+        """(episode, way, n) positions of clips of each class, without replacement, in random order."""
+        key = self._uniform(purpose, ids[:, None], self.rows)
+        eligible = side[:, None] & (self.label == classes[..., None])
+        order = np.argsort(np.where(eligible, key[:, None], 2.0), -1, kind="stable")
+        return order[..., :n]
+
+    def _draw_natural(self, ids: np.ndarray, classes: np.ndarray, side: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """n_way * n_query clips of any class of the episode, as they come."""
+        local = (self.label == classes[..., None]) & side[:, None]
+        key = np.where(local.any(1), self._uniform("query", ids[:, None], self.rows), 2.0)
+        n = self.config.n_query * self.config.n_way
+        if (local.any(1).sum(1) < n).any():
+            raise EpisodeError(f"{int(local.any(1).sum(1).min())} query clips of an episode's classes",
+                               expected=f"at least {n}", where=self.where, remedy="Lower n_query")  # fmt: skip
+        query = np.argsort(key, 1, kind="stable")[:, :n]
+        label = np.take_along_axis(local.argmax(1), query, 1)
+        return query, label
+
+
+def save_episodes(path: str | os.PathLike[str], batch: EpisodeBatch, pack: Pack, config: EpisodeConfig) -> Path:
+    """Write an episode list, by clip id, so that another model can answer the very same episodes."""
+    ids = pack.clips["clip_id"].to_numpy(str)
+    content = {
+        "format": "stf2m-episodes", "version": 1, "pack_digest": pack.digest, "episode": asdict(config),
+        "ids": batch.ids.tolist(), "classes": [[pack.labels[c] for c in row] for row in batch.classes.tolist()],
+        "support": ids[batch.support.numpy()].tolist(), "query": ids[batch.query.numpy()].tolist(),
+        "query_label": batch.query_label.tolist(),
+    }  # fmt: skip
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(content))
+    os.replace(aside, path)
+    return path
+
+
+def load_episodes(path: str | os.PathLike[str], pack: Pack) -> EpisodeBatch:
+    """Read an episode list.
+
+    Raises:
+        EpisodeError: if it is no episode list, was drawn from another pack, or names clips the pack lacks.
+    """
+    try:
+        content = json.loads(Path(path).read_text())
+        if (content.get("format"), content.get("version")) != ("stf2m-episodes", 1):
+            raise EpisodeError(f"format {content.get('format')!r} version {content.get('version')!r}",
+                               expected="stf2m-episodes version 1", where=str(path))  # fmt: skip
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
+        raise EpisodeError(f"not readable as JSON: {error}", expected="an episode list", where=str(path)) from error
+    if content["pack_digest"] != pack.digest:
+        raise EpisodeError(f"drawn from pack {content['pack_digest']}", expected=f"pack {pack.digest}", where=str(path))
+    row = {clip: i for i, clip in enumerate(pack.clips["clip_id"])}
+    label = {name: i for i, name in enumerate(pack.labels)}
+
+    def look_up(names: object, table: dict[str, int]) -> object:
+        if isinstance(names, list):
+            return [look_up(name, table) for name in names]
+        if names not in table:
+            raise EpisodeError(f"unknown name {names!r}", expected="a clip or label of the pack", where=str(path))
+        return table[names]
+
+    tensors = (content["ids"], look_up(content["classes"], label), look_up(content["support"], row),
+               look_up(content["query"], row), content["query_label"])  # fmt: skip
+    return EpisodeBatch(*(torch.tensor(t, dtype=torch.int64) for t in tensors))

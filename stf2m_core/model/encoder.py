@@ -1,0 +1,322 @@
+"""Spatio-temporal encoder: views go in, the joint graph's state and the clip embedding come out.
+
+Per modality a temporal-spatial-temporal block on the modality's own graph and grid, then slots of real time, then one
+block on the joint graph of all nodes of all modalities. Everything that depends on fast weights (FiLM) comes after the
+last convolution, so the convolutions run once per clip. Source: METHOD, 'Encoder'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stf2m_core.config import EncoderConfig
+from stf2m_core.shapes import ViewBatch
+
+N_PAIRS = 16
+TIME_FEATURES = 2 * N_PAIRS + 3
+EPSILON = 1e-5
+
+
+def time_features(times: Tensor, observed: Tensor, duration: Tensor, step_s: float) -> Tensor:
+    """Positional encoding on real time: (clip, time, 35).
+
+    Sines and cosines of the seconds since the clip's start (periods 60 s to 0.1 s), the share of the clip that has
+    passed, log(1 + gap / usual gap) to the last observed frame, and a flag of the first observed frame.
+
+    Args:
+        times: (clip, time) seconds.
+        observed: (clip, time) bool.
+        duration: (clip,) seconds.
+        step_s: usual gap, seconds.
+
+    Source: Vaswani et al. 2017 for the waves; METHOD, 'Time'.
+    """
+    pairs = torch.arange(N_PAIRS, device=times.device, dtype=times.dtype)
+    rate = 2 * math.pi / 60 * (600 ** (pairs / (N_PAIRS - 1)))
+    wave = times[..., None] * rate
+    seen = torch.where(observed, times, torch.full_like(times, -math.inf))
+    last = torch.cat([torch.full_like(times[:, :1], -math.inf), seen.cummax(1).values[:, :-1]], 1)
+    first = observed & torch.isinf(last)
+    gap = torch.where(torch.isinf(last), torch.zeros_like(times), times - last).clamp(min=0)
+    rest = torch.stack([times / duration[:, None], torch.log1p(gap / step_s), first.to(times.dtype)], -1)
+    features = torch.cat([wave.sin(), wave.cos(), rest], -1)
+    return torch.where(observed[..., None], features, torch.zeros((), dtype=times.dtype, device=times.device))
+
+
+class TemporalConvolution(nn.Module):
+    """Gated, dilated convolution along time, per node, that renormalises for masked frames.
+
+    TC(H) = (n sum_o W_o a_o H_o + b + H) * sigmoid(n sum_o V_o a_o H_o + c), with n = taps / observed taps.
+    Source: gates as in STGCN (Yu et al. 2018), renormaliser as in partial convolution (Liu et al. 2018).
+    """
+
+    def __init__(self, width: int, kernel: int, dilation: int):
+        super().__init__()
+        self.offsets = [dilation * (i - kernel // 2) for i in range(kernel)]
+        self.mix = nn.Linear(kernel * width, 2 * width, bias=False)
+        self.bias = nn.Parameter(torch.zeros(2 * width))
+
+    def forward(self, state: Tensor, mask: Tensor) -> Tensor:
+        """(clip, time, node, channel) and (clip, time, node) to the same shape; masked places are zero."""
+        weight = mask.to(state.dtype)
+        taps = torch.cat([_shifted(state, o) for o in self.offsets], -1)
+        seen = sum(_shifted(weight, o) for o in self.offsets)
+        renormaliser = len(self.offsets) / seen.clamp(min=1)
+        content, gate = (self.mix(taps) * renormaliser[..., None] + self.bias).chunk(2, -1)
+        return (content + state) * gate.sigmoid() * weight[..., None]
+
+
+def _shifted(tensor: Tensor, offset: int) -> Tensor:
+    """`tensor` read `offset` frames later along axis 1, zero outside."""
+    if offset == 0:
+        return tensor
+    size = tensor.shape[1]
+    result = torch.zeros_like(tensor)
+    if abs(offset) < size:
+        if offset > 0:
+            result[:, : size - offset] = tensor[:, offset:]
+        else:
+            result[:, -offset:] = tensor[:, : size + offset]
+    return result
+
+
+class SpatialConvolution(nn.Module):
+    """Diffusion of node states over a prior and a learned graph.
+
+    SC(H) = ReLU(H W_0 + sum_A sum_j A^j H W_Aj + b + H), A in {prior, learned}, j = 1..hops. The learned graph is
+    rowsoftmax(ReLU(E_1 E_2') / sqrt(d)). Absent nodes are left out of every row, which is then renormalised.
+    Source: Graph WaveNet (Wu et al. 2019); with `identity` A = I and the number of weights stays (ablation).
+    """
+
+    def __init__(self, width: int, prior: Tensor, hops: int, identity: bool):
+        super().__init__()
+        n_nodes = prior.shape[0]
+        self.hops, self.identity = hops, identity
+        self.register_buffer("prior", prior)
+        self.source = nn.Parameter(torch.randn(n_nodes, 8) * 0.3)
+        self.target = nn.Parameter(torch.randn(n_nodes, 8) * 0.3)
+        self.mix = nn.Linear((1 + 2 * hops) * width, width)
+
+    def learned(self) -> Tensor:
+        """(node, node) rows sum to one."""
+        return torch.softmax(torch.relu(self.source @ self.target.T) / math.sqrt(self.source.shape[1]), -1)
+
+    def forward(self, state: Tensor, mask: Tensor) -> Tensor:
+        """(clip, time, node, channel) and (clip, time, node) to the same shape; masked places are zero."""
+        weight = mask.to(state.dtype)
+        parts = [state]
+        for graph in (self.prior.to(state.dtype), self.learned().to(state.dtype)):
+            share = weight @ graph.T
+            scale = (weight * torch.where(share > 0, 1 / share.clamp(min=1e-9), torch.zeros_like(share)))[..., None]
+            spread = state
+            for _ in range(self.hops):
+                spread = state if self.identity else torch.matmul(graph, spread) * scale
+                parts.append(spread)
+        return torch.relu(self.mix(torch.cat(parts, -1)) + state) * weight[..., None]
+
+
+class Block(nn.Module):
+    """Temporal, spatial, temporal convolution and a norm over channels; no statistics over time, nodes or clips."""
+
+    def __init__(self, prior: Tensor, config: EncoderConfig):
+        super().__init__()
+        width = config.hidden
+        self.before = TemporalConvolution(width, config.kernel, config.dilations[0])
+        self.spatial = SpatialConvolution(width, prior, config.hops, config.spatial == "identity")
+        self.after = TemporalConvolution(width, config.kernel, config.dilations[1])
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, state: Tensor, mask: Tensor) -> Tensor:
+        """(clip, time, node, channel) to the same, before FiLM and the residual path."""
+        mixed = self.after(self.spatial(self.before(state, mask), mask), mask)
+        return self.norm(mixed) * mask[..., None]
+
+
+class ModalityEncoder(nn.Module):
+    """Level 1: one modality on its own grid and graph, then slots of real time."""
+
+    def __init__(self, n_nodes: int, n_channels: int, step_s: float, config: EncoderConfig):
+        super().__init__()
+        self.step_s = step_s
+        # every node has its own input weights: what a high value means differs from node to node
+        self.weight = nn.Parameter(torch.randn(n_nodes, n_channels, config.hidden) / math.sqrt(n_channels))
+        self.place = nn.Parameter(torch.randn(n_nodes, config.hidden) * 0.3)
+        self.time = nn.Linear(TIME_FEATURES, config.hidden)
+        self.block = Block(complete_graph(n_nodes), config)
+
+    def forward(self, view: ViewBatch, centers: Tensor, slot: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
+        """Slots (clip, slot, node, channel) and their mask (clip, slot, node) bool.
+
+        Args:
+            view: standardised.
+            centers: (clip, slot) seconds.
+            slot: (clip,) width in seconds.
+            dropout: of the block's output.
+        """
+        waves = time_features(view.times, view.mask.any(2), view.duration, self.step_s).to(view.values.dtype)
+        state = torch.einsum("btvc,vch->btvh", view.values, self.weight) + self.place + self.time(waves)[:, :, None]
+        state = state * view.mask[..., None]
+        state = dropout(self.block(state, view.mask)) + state
+        return slots(state, view.mask, view.times, centers, slot)
+
+
+def complete_graph(n_nodes: int) -> Tensor:
+    """The prior graph of a modality of which nothing is known: every node sees all, rows sum to one."""
+    return torch.full((n_nodes, n_nodes), 1.0 / n_nodes)
+
+
+def joint_graph(sizes: list[int]) -> Tensor:
+    """Prior of the joint graph: each modality complete, and every node linked to the first node of the others."""
+    total = sum(sizes)
+    graph = torch.zeros(total, total)
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    for start, size in zip(starts, sizes, strict=True):
+        graph[start : start + size, start : start + size] = 1
+    graph[:, starts] = 1
+    return graph / graph.sum(1, keepdim=True)
+
+
+def slot_centers(duration: Tensor, slot_s: float, max_slots: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres (clip, slot), width (clip,) in seconds, and which slots exist (clip, slot) bool.
+
+    A clip longer than max_slots allows gets wider slots.
+    """
+    width = torch.clamp(duration / (max_slots - 1), min=slot_s)
+    n_slots = torch.ceil(duration / width - 1e-6).long() + 1
+    index = torch.arange(int(n_slots.max()), device=duration.device)
+    return index * width[:, None], width, index < n_slots[:, None]
+
+
+def slots(state: Tensor, mask: Tensor, times: Tensor, centers: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of the states near each centre with triangular weights on real time; slots without a frame are masked."""
+    weight = (1 - (times[:, None] - centers[..., None]).abs() / width[:, None, None]).clamp(min=0).to(state.dtype)
+    total = torch.matmul(weight, state.flatten(2)).unflatten(2, state.shape[2:])
+    share = torch.matmul(weight, mask.to(state.dtype))
+    filled = share > 1e-4
+    return total / torch.where(filled, share, torch.ones_like(share))[..., None] * filled[..., None], filled
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Inverted dropout from a given generator; rate 0 does nothing. Global random state is never touched."""
+
+    rate: float = 0.0
+    generator: torch.Generator | None = None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        if self.rate == 0:
+            return tensor
+        keep = torch.rand(tensor.shape, device=tensor.device, generator=self.generator) >= self.rate
+        return tensor * keep / (1 - self.rate)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Clips after the last convolution; everything before the fast weights.
+
+    Attributes:
+        normed: (clip, slot, node, channel) normed output of the joint block, before FiLM.
+        residual: (clip, slot, node, channel) what the block's residual path adds.
+        mask: (clip, slot, node) bool.
+        present: (clip, modality) bool.
+        duration: (clip,) seconds.
+    """
+
+    normed: Tensor
+    residual: Tensor
+    mask: Tensor
+    present: Tensor
+    duration: Tensor
+
+    def select(self, part: slice, n_episodes: int) -> Encoded:
+        """Some clips of every episode; clips are ordered by episode."""
+        pick = (getattr(self, name).unflatten(0, (n_episodes, -1))[:, part].flatten(0, 1) for name in self.__slots())
+        return Encoded(*pick)
+
+    @classmethod
+    def __slots(cls) -> tuple[str, ...]:
+        return tuple(cls.__dataclass_fields__)
+
+
+class Encoder(nn.Module):
+    """Both levels.
+
+    Args:
+        shapes: modality -> (nodes, channels).
+        steps: modality -> usual gap between frames, seconds.
+        config: sizes.
+    """
+
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], steps: Mapping[str, float], config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        self.names = tuple(shapes)
+        self.sizes = [shapes[name][0] for name in self.names]
+        self.level1 = nn.ModuleDict({n: ModalityEncoder(*shapes[n], steps[n], config) for n in self.names})
+        width = config.hidden
+        self.time = nn.Linear(TIME_FEATURES, width)
+        self.joint = Block(joint_graph(self.sizes), config)
+        self.attention = nn.ModuleDict({n: nn.Linear(width, 1) for n in self.names})
+        self.project = nn.ModuleDict({n: nn.Linear(3 * width, config.embedding) for n in self.names})
+        self.voice = nn.ModuleDict({n: nn.Linear(config.embedding, 1) for n in self.names})
+        self.norm = nn.LayerNorm(config.embedding)
+
+    def forward(self, views: Mapping[str, ViewBatch], dropout: Dropout) -> Encoded:
+        """All convolutions, once per clip."""
+        duration = next(iter(views.values())).duration
+        centers, width, exists = slot_centers(duration, self.config.slot_s, self.config.max_slots)
+        states, masks = zip(*(self.level1[n](views[n], centers, width, dropout) for n in self.names), strict=True)
+        mask = torch.cat(masks, 2) & exists[..., None]
+        waves = time_features(centers, exists, duration, self.config.slot_s).to(states[0].dtype)
+        # the slot's time enters again, so that the gates depend on when something happens as well as on what
+        state = (torch.cat(states, 2) + self.time(waves)[:, :, None]) * mask[..., None]
+        present = torch.stack([views[n].present for n in self.names], 1)
+        return Encoded(dropout(self.joint(state, mask)), state, mask, present, duration)
+
+    def embed(self, encoded: Encoded, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+        """Read-out and fusion under the episodes' FiLM.
+
+        Args:
+            encoded: clips, ordered by episode.
+            gamma: (episode, channel); the joint block's output is scaled by 1 + gamma.
+            beta: (episode, channel); and shifted by beta.
+
+        Returns:
+            z (episode, clip, feature), and the disagreement of the modalities (episode, clip).
+        """
+        n_episodes, width = gamma.shape
+        normed = encoded.normed.unflatten(0, (n_episodes, -1))
+        film = normed * (1 + gamma)[:, None, None, None] + beta[:, None, None, None]
+        state = (film.flatten(0, 1) + encoded.residual) * encoded.mask[..., None]
+        parts, start = [], 0
+        for name, size in zip(self.names, self.sizes, strict=True):
+            nodes = slice(start, start + size)
+            parts.append(self._read_out(name, state[:, :, nodes].flatten(1, 2), encoded.mask[:, :, nodes].flatten(1, 2)))
+            start += size
+        z = torch.stack(parts, 1)
+        score = torch.cat([self.voice[n](part) for n, part in zip(self.names, parts, strict=True)], 1)
+        share = masked_softmax(score, encoded.present)[..., None]
+        fused = (share * z).sum(1)
+        disagreement = (share * (z - fused[:, None]) ** 2).sum((1, 2)) / z.shape[-1]
+        return self.norm(fused).unflatten(0, (n_episodes, -1)), disagreement.unflatten(0, (n_episodes, -1))
+
+    def _read_out(self, name: str, state: Tensor, mask: Tensor) -> Tensor:
+        """Masked mean, masked standard deviation and attention pool over (slot, node)."""
+        weight = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(state.dtype)[..., None]
+        mean = (weight * state).sum(1)
+        deviation = torch.sqrt((weight * (state - mean[:, None]) ** 2).sum(1) + EPSILON)
+        pooled = (masked_softmax(self.attention[name](state)[..., 0], mask)[..., None] * state).sum(1)
+        return self.project[name](torch.cat([mean, deviation, pooled], -1))
+
+
+def masked_softmax(score: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over the last axis among the unmasked entries; a row with none is zero."""
+    score = torch.where(mask, score, torch.full_like(score, -torch.inf))
+    top = torch.where(mask.any(-1, keepdim=True), score.amax(-1, keepdim=True), torch.zeros_like(score[..., :1]))
+    weight = torch.where(mask, torch.exp(score - top.detach()), torch.zeros_like(score))
+    return weight / weight.sum(-1, keepdim=True).clamp(min=1e-12)
