@@ -205,14 +205,25 @@ def random_views(
     return result
 
 
-def kept_modalities(present: np.ndarray, ids: np.ndarray, config: InnerConfig, seed: int, stream: str) -> np.ndarray:
-    """Which modalities a random view keeps: (clip, modality) bool, at least one that is present in every row."""
+def kept_modalities(
+    present: np.ndarray, ids: np.ndarray, config: InnerConfig, seed: int, stream: str, rate: np.ndarray | None = None
+) -> np.ndarray:
+    """Which modalities a random view keeps: (clip, modality) bool, at least one that is present in every row.
+
+    Args:
+        present: (clip, modality) bool.
+        ids: (clip, counter) int64.
+        config: rates.
+        seed: of the run.
+        stream: name of the purpose.
+        rate: (clip, 1) chance of leaving a modality out, in place of the configured one and without single views.
+    """
     columns = np.arange(present.shape[1])
     draw = seeding.uniform(seed, f"{stream}/drop", *ids[:, None].transpose(2, 0, 1), columns)
     rank = np.where(present, seeding.uniform(seed, f"{stream}/rank", *ids[:, None].transpose(2, 0, 1), columns), 2.0)
-    single = seeding.uniform(seed, f"{stream}/single", *ids.T) < config.single_modality
+    single = seeding.uniform(seed, f"{stream}/single", *ids.T) < (config.single_modality if rate is None else 0)
     first = rank == rank.min(1, keepdims=True)
-    keep = present & np.where(single[:, None], first, draw >= config.modality_drop)
+    keep = present & np.where(single[:, None], first, draw >= (config.modality_drop if rate is None else rate))
     return np.where(keep.any(1, keepdims=True), keep, present & first)
 
 

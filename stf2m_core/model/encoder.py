@@ -235,12 +235,8 @@ class Encoded:
 
     def select(self, part: slice, n_episodes: int) -> Encoded:
         """Some clips of every episode; clips are ordered by episode."""
-        pick = (getattr(self, name).unflatten(0, (n_episodes, -1))[:, part].flatten(0, 1) for name in self.__slots())
-        return Encoded(*pick)
-
-    @classmethod
-    def __slots(cls) -> tuple[str, ...]:
-        return tuple(cls.__dataclass_fields__)
+        names = self.__dataclass_fields__
+        return Encoded(*(getattr(self, n).unflatten(0, (n_episodes, -1))[:, part].flatten(0, 1) for n in names))
 
 
 class Encoder(nn.Module):

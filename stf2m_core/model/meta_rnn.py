@@ -95,7 +95,8 @@ class TaskEncoder(nn.Module):
         n_episodes, n_way = token.shape[:2]
         if self.config.kind == "constant":
             tau = self.tau.expand(n_episodes, -1)
-            head = token.new_zeros(n_episodes, n_way, self._embedding_size)
+            # one zero that broadcasts: a learned residual per class would tie weights to class numbers
+            head = token.new_zeros(n_episodes, n_way, 1)
         else:
             code = self.read(token, order)
             spread = torch.sqrt(code.var(1, unbiased=False) + 1e-5)
@@ -103,10 +104,6 @@ class TaskEncoder(nn.Module):
             head = self.head(code - code.mean(1, keepdim=True))
         gamma, beta = self.film(tau).chunk(2, -1)
         return TaskCode(tau, gamma, beta, head, self.trust(tau)[:, 0])
-
-    @property
-    def _embedding_size(self) -> int:
-        return 1  # broadcasts: a learned constant per class would tie weights to class numbers
 
     def read(self, token: Tensor, order: Tensor) -> Tensor:
         """(episode, way, code): last forward and first backward state, averaged over orders."""

@@ -1,0 +1,171 @@
+"""Episodes become encoded support and query: one gather, one standardisation, one pass of the convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stf2m_core import seeding
+from stf2m_core.model.encoder import Dropout, Encoded
+from stf2m_core.model.st_f2m import STF2M, Support, episode_targets, hard_targets
+from stf2m_core.shapes import EpisodeBatch, ViewBatch
+from stf2m_core.views import ResidentViews, Statistics, concatenated, kept_modalities, random_views, standardised, without
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """Some episodes, encoded.
+
+    Attributes:
+        support: ready for `STF2M.adapt`.
+        query: ready for `STF2M.predict`.
+        target: (episode, query, way) label distributions.
+        weight: (episode, query) how much each query counts.
+        label_target: (episode, query, label) distributions over all labels of the data set.
+    """
+
+    support: Support
+    query: Encoded
+    target: Tensor
+    weight: Tensor
+    label_target: Tensor
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What training adds: noise, dropout, missing modalities, dropped rules. Source: METHOD, 'Training'."""
+
+    noise: float
+    dropout: float
+    view_drop: float
+    drop_rule: float
+    generator: torch.Generator
+
+
+def encode_episodes(
+    model: STF2M, data: ResidentViews, batch: EpisodeBatch, *, seed: int, stream: str,
+    disturbance: Disturbance | None = None, n_orders: int = 1, keep: Tensor | None = None,
+) -> Encoding:  # fmt: skip
+    """Encode support, random views of the support, and query in one pass.
+
+    Args:
+        model: the model.
+        data: views on the model's device.
+        batch: episodes on the same device.
+        seed: of the random views, orders and drops; each is a pure function of (seed, stream, episode number).
+        stream: name of the purpose.
+        disturbance: training only.
+        n_orders: random orders in which the recurrent network reads the support.
+        keep: (modality,) bool; modalities that may be seen at all (missing-modality evaluation); None: all.
+    """
+    n_episodes, n_way, n_shot = batch.support.shape
+    rows = batch.support.flatten(1)
+    n_support, n_views = rows.shape[1], model.config.inner.n_views
+    ids = batch.ids.cpu().numpy()
+    clean, query = data.gather(rows.flatten()), data.gather(batch.query.flatten())
+    parts = [clean, _views(clean, ids, n_views, model, seed, stream), query] if n_views else [clean, query]
+    together = concatenated(parts, n_episodes)
+    statistics = data.support_statistics(batch.support, model_statistics(model))
+    together = _cast(standardised(together, statistics, n_episodes), model.anchor.dtype)
+    dropout = Dropout()
+    if disturbance is not None:
+        together = _disturbed(together, ids, disturbance, model, seed, stream)
+        dropout = Dropout(disturbance.dropout, disturbance.generator)
+    if keep is not None:
+        together = without(together, keep.expand(len(next(iter(together.values())).duration), -1))
+    encoded = model.encode(together, dropout)
+    own = encoded.select(slice(0, n_support), n_episodes)
+    views = encoded.select(slice(n_support, n_support * (1 + n_views)), n_episodes) if n_views else own
+    target, weight = _targets(data, rows, batch, None, model)
+    query_target, query_weight = _targets(data, batch.query, batch, batch.query_label, model)
+    support = Support(own, views, target, weight, batch.classes, _orders(ids, n_way, n_shot, n_orders, seed, stream, rows),
+                      _kept_rules(ids, model, disturbance, seed, stream, rows))  # fmt: skip
+    rest = encoded.select(slice(n_support * (1 + n_views), None), n_episodes)
+    return Encoding(support, rest, query_target, query_weight, data.soft_labels[batch.query].to(model.anchor.dtype))
+
+
+def model_statistics(model: STF2M) -> Statistics:
+    """The meta-train statistics that travel with the weights."""
+    names = model.encoder.names
+    shift = {name: getattr(model, f"shift_{name}") for name in names}
+    return Statistics(shift, {name: getattr(model, f"scale_{name}") for name in names})
+
+
+def set_statistics(model: STF2M, statistics: Statistics) -> None:
+    """Store the meta-train statistics with the weights."""
+    for name in model.encoder.names:
+        getattr(model, f"shift_{name}").copy_(statistics.shift[name])
+        getattr(model, f"scale_{name}").copy_(statistics.scale[name])
+
+
+def _views(
+    clean: Mapping[str, ViewBatch], ids: np.ndarray, n_views: int, model: STF2M, seed: int, stream: str
+) -> dict[str, ViewBatch]:
+    """`n_views` random views of each support clip, episode by episode."""
+    n_support = len(next(iter(clean.values())).duration) // len(ids)
+    once = np.arange(len(ids) * n_support).reshape(len(ids), 1, n_support)
+    index = np.broadcast_to(once, (len(ids), n_views, n_support)).reshape(-1)
+    position = np.broadcast_to(np.arange(n_views * n_support), (len(ids), n_views * n_support))
+    counters = np.stack([np.repeat(ids, n_views * n_support), position.reshape(-1)], 1)
+    pick = torch.from_numpy(index).to(next(iter(clean.values())).values.device)
+    repeated = {
+        name: ViewBatch(view.values[pick], view.mask[pick], view.times[pick], view.duration[pick])
+        for name, view in clean.items()
+    }
+    return random_views(repeated, counters, model.config.inner, seed, f"{stream}/views")
+
+
+def _cast(views: Mapping[str, ViewBatch], dtype: torch.dtype) -> dict[str, ViewBatch]:
+    return {name: replace(view, values=view.values.to(dtype)) for name, view in views.items()}
+
+
+def _disturbed(
+    views: Mapping[str, ViewBatch], ids: np.ndarray, disturbance: Disturbance, model: STF2M, seed: int, stream: str
+) -> dict[str, ViewBatch]:
+    """Noise on every value, and in some episodes modalities missing at a rate between 0 and 1/2."""
+    noisy = {}
+    for name, view in views.items():
+        noise = torch.randn(view.values.shape, generator=disturbance.generator, device=view.values.device)
+        noisy[name] = replace(view, values=view.values + disturbance.noise * noise * view.mask[..., None])
+    present = torch.stack([view.present for view in views.values()], 1)
+    n_clips = len(present) // len(ids)
+    draw = seeding.uniform(seed, f"{stream}/missing", ids[:, None], np.arange(2))
+    rate = np.where(draw[:, 0] < disturbance.view_drop, draw[:, 1] / 2, 0.0)
+    counters = np.stack([np.repeat(ids, n_clips), np.tile(np.arange(n_clips), len(ids))], 1)
+    rates = np.repeat(rate, n_clips)[:, None]
+    keep = kept_modalities(present.cpu().numpy(), counters, model.config.inner, seed, f"{stream}/missing", rates)
+    return without(noisy, torch.from_numpy(keep).to(present.device))
+
+
+def _targets(
+    data: ResidentViews, rows: Tensor, batch: EpisodeBatch, label: Tensor | None, model: STF2M
+) -> tuple[Tensor, Tensor]:
+    dtype = model.anchor.dtype
+    if data.has_votes:
+        target, weight = episode_targets(data.soft_labels, rows, batch.classes)
+        return target.to(dtype), weight.to(dtype)
+    if label is None:
+        label = torch.arange(batch.n_way, device=rows.device).repeat_interleave(batch.n_shot).expand(len(rows), -1)
+    return hard_targets(label, batch.n_way, dtype), torch.ones(rows.shape, dtype=dtype, device=rows.device)
+
+
+def _orders(ids: np.ndarray, n_way: int, n_shot: int, n_orders: int, seed: int, stream: str, like: Tensor) -> Tensor:
+    """(draw, episode, way, shot) random orders of the shots."""
+    draws = np.arange(n_orders)[:, None, None, None]
+    counters = (draws, ids[:, None, None], np.arange(n_way)[:, None], np.arange(n_shot))
+    return torch.from_numpy(np.argsort(seeding.uniform(seed, f"{stream}/order", *counters), -1)).to(like.device)
+
+
+def _kept_rules(
+    ids: np.ndarray, model: STF2M, disturbance: Disturbance | None, seed: int, stream: str, like: Tensor
+) -> Tensor | None:
+    """DropRule: one mask per episode, the same in all inner steps, support and query; at least two rules stay."""
+    if disturbance is None or disturbance.drop_rule == 0 or not model.has_rules:
+        return None
+    draw = seeding.uniform(seed, f"{stream}/rules", ids[:, None], np.arange(model.config.fuzzy.n_rules))
+    second = np.sort(draw, 1)[:, -2:-1]
+    return torch.from_numpy((draw >= disturbance.drop_rule) | (draw >= second)).to(like.device)[:, None]

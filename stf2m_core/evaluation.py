@@ -1,0 +1,178 @@
+"""Meta-test: a finished run and a kind of episode go in, a record comes out. No outer gradient is ever taken here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stf2m_core import metrics, seeding
+from stf2m_core.baselines.nearest_prototype import NearestPrototype, clip_features
+from stf2m_core.baselines.ridge_prototype import RidgePrototype
+from stf2m_core.config import EpisodeConfig, RunConfig
+from stf2m_core.data.pack import Pack
+from stf2m_core.encoding import encode_episodes
+from stf2m_core.episodes import EpisodeSampler, Splits, split_subjects
+from stf2m_core.errors import RunError
+from stf2m_core.model.st_f2m import STF2M
+from stf2m_core.results import Record, episode_digest, leak_audit, provenance
+from stf2m_core.shapes import EpisodeBatch
+from stf2m_core.training import cpu_threads, load_model
+from stf2m_core.views import ResidentViews
+
+CONTROLS = {"nearest-prototype": NearestPrototype, "ridge-prototype": RidgePrototype}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Log-probabilities of the queries, (episode, query, way) each.
+
+    Attributes:
+        adapted: after the inner loop.
+        zero_step: at theta_0, with what the recurrent network read.
+        prototype: prototypes alone, nothing read and nothing adapted.
+        path: (step + 1, episode, query, way) at every inner step, or None.
+    """
+
+    adapted: Tensor
+    zero_step: Tensor
+    prototype: Tensor
+    path: Tensor | None = None
+
+
+def answer(
+    model: STF2M, data: ResidentViews, batch: EpisodeBatch, *, seed: int = 0, n_steps: int | None = None,
+    chunk: int | None = None, keep: Tensor | None = None, whole_path: bool = False,
+) -> Answers:  # fmt: skip
+    """Adapt to each episode's support and score its queries.
+
+    Args:
+        model: trained.
+        data: views on the model's device.
+        batch: episodes.
+        seed: of the random views in the inner loop and of the orders in which the support is read.
+        n_steps: inner steps; None: the config's.
+        chunk: episodes at once; None: the config's. Changes memory, not results.
+        keep: (modality,) bool, modalities that may be seen; None: all.
+        whole_path: also answer at every inner step.
+    """
+    config = model.config
+    n_steps = config.inner.steps_test if n_steps is None else n_steps
+    chunk = chunk or config.evaluation.chunk
+    batch = batch.to(data.device)
+    parts = [_answer(model, data, batch[i : i + chunk], seed, n_steps, keep, whole_path) for i in range(0, len(batch), chunk)]
+    path = torch.cat([p.path for p in parts], 1) if whole_path else None
+    return Answers(*(torch.cat([getattr(p, n) for p in parts]) for n in ("adapted", "zero_step", "prototype")), path)
+
+
+@torch.no_grad()
+def _answer(
+    model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int, n_steps: int, keep: Tensor | None, whole: bool
+) -> Answers:
+    episode = encode_episodes(model, data, batch, seed=seed, stream="evaluation", keep=keep,
+                              n_orders=model.config.meta_rnn.n_orders)  # fmt: skip
+    path = model.adapt(episode.support, n_steps)
+    steps = path if whole else [path[0], path[-1]]
+    said = [model.predict(episode.query, theta, episode.support).log_probability for theta in steps]
+    plain = model.adapt(episode.support, 0, conditioned=False)[0]
+    prototype = model.predict(episode.query, plain, episode.support).log_probability
+    return Answers(said[-1], said[0], prototype, torch.stack(said) if whole else None)
+
+
+def score(model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int) -> tuple[float, float]:
+    """NLL and accuracy after adaptation; what meta-validation compares."""
+    said = answer(model, data, batch, seed=seed).adapted
+    batch = batch.to(said.device)
+    nll = -said.gather(2, batch.query_label[..., None]).mean()
+    return float(nll), float((said.argmax(-1) == batch.query_label).double().mean())
+
+
+def evaluate(
+    run_dir: str | os.PathLike[str], pack: Pack, episode: EpisodeConfig, *, episodes: int | None = None, seed: int = 0,
+    variant: str = "full", device: str | None = None,
+) -> Record:  # fmt: skip
+    """Meta-test of a finished run.
+
+    Args:
+        run_dir: folder of the run.
+        pack: what it was trained on.
+        episode: kind of episode.
+        episodes: how many; None: the config's.
+        seed: of the episodes.
+        variant: name for tables.
+        device: None: the config's.
+
+    Raises:
+        RunError: if the run is not finished or belongs to another pack.
+        EpisodeError: if meta-test cannot give such episodes.
+    """
+    model, data, splits = load_model(run_dir, pack, device)
+    config = model.config
+    batch = EpisodeSampler(pack, splits, "meta_test", episode, seed).sample(0, episodes or config.evaluation.episodes)
+    with cpu_threads(config.train.threads):
+        said = answer(model, data, batch, seed=seed)
+    others = {"accuracy_zero_step": said.zero_step, "accuracy_prototype": said.prototype}
+    weights = hashlib.sha256((Path(run_dir) / "model.safetensors").read_bytes()).hexdigest()[:12]
+    return _record(
+        pack, splits, batch, episode, seed, said.adapted, others, config, method="st-f2m", variant=variant,
+        selection="meta-validation NLL", run_digest=weights, device=str(data.device),
+    )  # fmt: skip
+
+
+def evaluate_control(
+    name: str, pack: Pack, config: RunConfig, episode: EpisodeConfig, *, episodes: int | None = None, seed: int = 0
+) -> Record:
+    """A control on the very episodes that `evaluate` uses.
+
+    Raises:
+        RunError: on an unknown control.
+        EpisodeError: if meta-test cannot give such episodes.
+    """
+    if name not in CONTROLS:
+        raise RunError(f"control {name!r}", expected=f"one of {', '.join(CONTROLS)}", where="evaluate_control")
+    splits = split_subjects(pack, config.split, config.train.seed)
+    batch = EpisodeSampler(pack, splits, "meta_test", episode, seed).sample(0, episodes or config.evaluation.episodes)
+    features = clip_features(pack, config.views.modalities or None)
+    control = CONTROLS[name]().fit(features, pack.label_ids, splits.rows["meta_train"], splits.rows["meta_val"])
+    said = control.log_probabilities(batch)
+    selection = "none" if name == "nearest-prototype" else "meta-validation accuracy"
+    return _record(pack, splits, batch, episode, seed, said, {}, config, method=name, variant="full",
+                   selection=selection, run_digest="none", device="cpu")  # fmt: skip
+
+
+def _record(
+    pack: Pack, splits: Splits, batch: EpisodeBatch, episode: EpisodeConfig, seed: int, said: Tensor,
+    others: dict[str, Tensor], config: RunConfig, *, method: str, variant: str, selection: str, run_digest: str,
+    device: str,
+) -> Record:  # fmt: skip
+    subject = pack.clips["subject"].to_numpy(str)[batch.query.numpy()]
+    summary = metrics.summarise(
+        said.cpu(), batch.query_label, batch.classes, subject, n_labels=len(pack.labels),
+        pool_f1=episode.regime != "C", rng=seeding.numpy_generator(seed, "bootstrap"),
+        accuracies={name: other.cpu() for name, other in others.items()},
+    )  # fmt: skip
+    fold, train = config.split.fold, config.train
+    facts = asdict(episode) | {"episodes": len(batch), "seed": seed, "digest": episode_digest(batch)}
+    return Record(
+        name=f"{method}/{variant}/{episode.title}/fold{fold}-seed{train.seed}", dataset=pack.name,
+        pack_digest=pack.digest, method=method, variant=variant, fold=fold, seed=train.seed, split="meta_test",
+        episode=facts, metrics=summary.metrics, selection=selection, config=config.to_mapping(),
+        config_digest=config.digest(), run_digest=run_digest,
+        provenance=provenance(threads=train.threads, device=device, precision=train.precision),
+        leaks=leak_audit(pack, splits.rows), per_episode=summary.per_episode, per_subject=summary.per_subject,
+    )  # fmt: skip
+
+
+def confusion(pack: Pack, batch: EpisodeBatch, said: Tensor) -> np.ndarray:
+    """(label, label) counts of true against predicted, by the data set's labels."""
+    classes = batch.classes.numpy()
+    true = np.take_along_axis(classes, batch.query_label.numpy(), 1)
+    predicted = np.take_along_axis(classes, said.argmax(-1).cpu().numpy(), 1)
+    matrix = np.zeros((len(pack.labels),) * 2, np.int64)
+    np.add.at(matrix, (true, predicted), 1)
+    return matrix

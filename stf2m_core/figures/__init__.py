@@ -1,0 +1,6 @@
+"""Figures: plain data, packs, episodes and records enter, matplotlib Figures leave; nothing is loaded or trained."""
+
+from stf2m_core.figures.data import episode, label_counts, views
+from stf2m_core.figures.look import save
+
+__all__ = ["episode", "label_counts", "save", "views"]

@@ -1,0 +1,184 @@
+"""The house look of all figures: a size and a way to draw enter, a finished matplotlib Figure leaves.
+
+Figures are made through matplotlib's objects alone; no setting of the caller's matplotlib is read or changed.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stf2m_core.errors import ResultError
+
+DPI = 160
+INK, SOFT, FAINT, GONE = "#222222", "#6B6B6B", "#D9D9D9", "#EFEFEF"
+# Okabe and Ito's colours, safe for colour-blind readers; yellow is left out because it fades on white.
+BLUE, ORANGE, GREEN, RED, SKY, PINK, BROWN, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6239", "#7F7F7F",
+)  # fmt: skip
+COLOURS = (BLUE, ORANGE, GREEN, RED, SKY, PINK, BROWN, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P")
+MODALITY = {"visual": BLUE, "audio": ORANGE, "text": GREEN}
+AMOUNT, SIGNED = "Blues", "PuOr_r"
+STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 9.5, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": SOFT,
+    "axes.titlesize": 10.5, "axes.titlelocation": "left", "axes.titlepad": 7, "axes.labelsize": 9.5,
+    "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+    "axes.unicode_minus": True, "xtick.labelsize": 9, "ytick.labelsize": 9, "xtick.color": SOFT, "ytick.color": SOFT,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "xtick.major.size": 3, "ytick.major.size": 3,
+    "grid.color": FAINT, "grid.linewidth": 0.7, "legend.frameon": False, "legend.fontsize": 9, "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round", "figure.titlesize": 11, "image.interpolation": "nearest", "hatch.linewidth": 0.6,
+    "figure.constrained_layout.w_pad": 0.06, "figure.constrained_layout.h_pad": 0.06,
+}  # fmt: skip
+_PLAIN = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "toolbar"))}
+LETTER = 0.085  # width of a letter of 9 points, inches, a little more than the mean
+LINE = 0.165  # height of a line of 9 points with its gap, inches
+
+
+class Plate(Figure):
+    """A matplotlib Figure that a notebook can show without pyplot."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        return _png(self), {"width": round(96 * self.get_figwidth()), "height": round(96 * self.get_figheight())}
+
+
+Arguments = ParamSpec("Arguments")
+
+
+def drawn(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """Draw in the house look, lay out once and freeze the layout, so that every rendering gives the same bytes."""
+
+    @wraps(draw)
+    def finished(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
+        with matplotlib.rc_context(_PLAIN | STYLE):
+            figure = draw(*args, **kwargs)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        return figure
+
+    return finished
+
+
+def sheet(width: float, height: float) -> Figure:
+    """An empty figure, inches."""
+    return Plate(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+
+
+def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
+    """Write a figure as PNG, 160 dots per inch; the file is whole or absent, and the same bytes on every repetition.
+
+    Raises:
+        ResultError: if the path does not end in .png.
+    """
+    path = Path(path)
+    if path.suffix != ".png":
+        raise ResultError(f"figure file {path.name!r}", expected="a name that ends in .png", where=str(path.parent))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(_png(figure))
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(_PLAIN | STYLE):
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def short(name: object, most: int = 26) -> str:
+    """A name of at most `most` letters; what is too long loses its middle. Dollar signs stay dollar signs."""
+    name = " ".join(str(name).split())
+    if len(name) > most:
+        head = (most - 1 + 1) // 2
+        name = f"{name[:head]}…{name[len(name) - (most - 1 - head) :]}"
+    return name.replace("$", r"\$")
+
+
+def name_x(axis: Axes, names: Sequence[str], room: float, at: Sequence[float] | None = None) -> None:
+    """Name the ticks of x: level where the names fit into `room` inches, else upright, and thinned where they must be."""
+    at = np.arange(len(names)) if at is None else np.asarray(at, float)
+    lower, upper = sorted(axis.get_xlim())
+    inch = room / max(upper - lower, 1e-9)
+    gaps = np.diff(at) * inch if len(at) > 1 else np.array([room])
+    widths = np.array([len(name) * LETTER for name in names])
+    is_level = len(names) < 2 and widths.max(initial=0) < room + 1 or bool(
+        ((widths[:-1] + widths[1:]) / 2 + 0.08 < gaps).all() and len(names) > 1
+    )  # fmt: skip
+    every = 1 if is_level else max(1, int(np.ceil(LINE / gaps.min())))
+    axis.set_xticks(at[::every], list(names)[::every], rotation=0 if is_level else 90)
+
+
+def name_y(axis: Axes, names: Sequence[str], room: float, at: Sequence[float] | None = None) -> None:
+    """Name the ticks of y, thinned where lines would touch in `room` inches."""
+    at = np.arange(len(names)) if at is None else np.asarray(at, float)
+    lower, upper = sorted(axis.get_ylim())
+    gap = np.diff(at).min() * room / max(upper - lower, 1e-9) if len(at) > 1 else room
+    every = max(1, int(np.ceil(LINE / gap)))
+    axis.set_yticks(at[::every], list(names)[::every])
+
+
+def finite(name: str, values: Any, *shape: int | None) -> np.ndarray:
+    """`values` as float64, a copy, after a look at its size and for values that are no numbers.
+
+    Raises:
+        ResultError: if an axis has another size than `shape` says (None: any), or a value is not finite.
+    """
+    array = np.array(values, np.float64)
+    fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
+    if not fits:
+        wanted = "(" + ", ".join("any" if n is None else str(n) for n in shape) + ")"
+        raise ResultError(f"{name} has shape {array.shape}", expected=wanted, where="figure")
+    bad = array.size - int(np.isfinite(array).sum())
+    if bad:
+        raise ResultError(f"{name} has {bad} values that are no finite numbers", expected="none", where="figure")
+    return array
+
+
+def whole_labels(label: Any, n_clips: int, n_labels: int) -> np.ndarray:
+    """(clip,) int64 labels; -1 stands for an undefined label.
+
+    Raises:
+        ResultError: if a label is out of range or there is not one per clip.
+    """
+    label = np.array(label, np.int64)
+    if label.shape != (n_clips,):
+        raise ResultError(f"label has shape {label.shape}", expected=f"({n_clips},)", where="figure")
+    if n_clips and (label.min() < -1 or label.max() >= n_labels):
+        raise ResultError(f"labels from {label.min()} to {label.max()}", expected=f"-1 to {n_labels - 1}",
+                          where="figure")  # fmt: skip
+    return label
+
+
+def some(name: str, rows: Sequence[Any]) -> None:
+    """Refuse to draw nothing.
+
+    Raises:
+        ResultError: if there are no rows.
+    """
+    if len(rows) == 0:
+        raise ResultError(f"no {name}", expected="at least one", where="figure")
+
+
+def cells(axis: Axes, n_rows: int, n_columns: int) -> None:
+    """Make an axis a sheet of cells: no frame, no ticks, thin white seams."""
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
+    axis.set_xticks(np.arange(1, n_columns) - 0.5, minor=True)
+    axis.set_yticks(np.arange(1, n_rows) - 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=0.8 if max(n_rows, n_columns) <= 40 else 0.2)
+    axis.tick_params(which="minor", length=0)
+    axis.set_axisbelow(False)

@@ -1,0 +1,335 @@
+"""ST-F2M: the one place where encoder, fuzzy rules and meta-RNN meet. adapt(support) -> fast weights -> predict(query).
+
+Every fast tensor carries a leading episode axis, losses of different episodes are independent, and one gradient of their
+sum gives every episode's gradient: the whole meta-batch is one batch. Source: METHOD, 'Adaptation'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax, one_hot, softplus
+
+from stf2m_core.config import RunConfig
+from stf2m_core.model.encoder import Dropout, Encoded, Encoder
+from stf2m_core.model.fuzzy import Fuzzified, FuzzyRules, PlainNetwork, rule_labels, rule_labels_left_out
+from stf2m_core.model.meta_rnn import TaskEncoder, tokens
+from stf2m_core.shapes import ViewBatch
+
+LOG_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class FastWeights:
+    """What adapts, one row per episode.
+
+    Attributes:
+        weight: (episode, way, embedding) of the head.
+        bias: (episode, way) of the head.
+        consequent: (episode, rule, consequent).
+        shift: (episode, rule, feature) of the rule centres.
+        gamma: (episode, channel) FiLM scale.
+        beta: (episode, channel) FiLM shift.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    consequent: Tensor
+    shift: Tensor
+    gamma: Tensor
+    beta: Tensor
+
+
+GROUPS = {"head": ("weight", "bias"), "fuzzy": ("consequent", "shift"), "film": ("gamma", "beta")}
+"""Names of the fast tensors of each group."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """The support of some episodes, encoded.
+
+    Attributes:
+        clean: clips as they are, episode-major.
+        views: random views, `n_views` of each clip, episode-major, views of one clip apart by the number of clips.
+        target: (episode, way * shot, way) label distributions, rows sum to one.
+        weight: (episode, way * shot) how much each clip counts.
+        classes: (episode, way) labels of the data set.
+        order: (draw, episode, way, shot) in which the recurrent network reads.
+        kept: (episode, 1, rule) bool of DropRule, or None.
+    """
+
+    clean: Encoded
+    views: Encoded
+    target: Tensor
+    weight: Tensor
+    classes: Tensor
+    order: Tensor
+    kept: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of some clips under some fast weights.
+
+    Attributes:
+        log_probability: (episode, clip, way).
+        label_distribution: (episode, clip, way) of the fuzzy rules alone, rows sum to one.
+        fuzzified: firing, entropy, typicality, embedding.
+    """
+
+    log_probability: Tensor
+    label_distribution: Tensor
+    fuzzified: Fuzzified
+
+
+class STF2M(nn.Module):
+    """The whole model.
+
+    Args:
+        shapes: modality -> (nodes, channels).
+        steps: modality -> usual gap between frames, seconds.
+        known: (label,) bool, the emotions of meta-train if what is learned of them may be used, else all False.
+        config: settings of the run.
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, int]], steps: Mapping[str, float], known: Tensor, config: RunConfig
+    ):
+        super().__init__()
+        self.config = config
+        hidden, size = config.encoder.hidden, config.encoder.embedding
+        fuzzy = config.fuzzy
+        self.encoder = Encoder(shapes, steps, config.encoder)
+        self.rules = FuzzyRules(size, len(known), fuzzy)
+        n_token = size + fuzzy.n_rules + 5 + len(shapes)
+        self.task_encoder = TaskEncoder(n_token, hidden, size, config.meta_rnn)
+        if fuzzy.kind == "mlp":
+            self.plain = PlainNetwork(size, sum(p.numel() for p in self.rules.parameters()))
+            del self.rules
+        self.register_buffer("known", known)
+        self.anchor = nn.Parameter(torch.randn(len(known), size) * 0.1)
+        self.log_trust = nn.Parameter(torch.zeros(()))
+        self.log_temperature = nn.Parameter(torch.tensor(float(size)).log())
+        self.fuzzy_voice = nn.Parameter(torch.tensor(0.5).expm1().log())
+        for name, (nodes, channels) in shapes.items():
+            self.register_buffer(f"shift_{name}", torch.zeros(1, nodes, channels))
+            self.register_buffer(f"scale_{name}", torch.ones(1, nodes, channels))
+        self.rates = nn.ParameterDict(self._rates(size, hidden))
+
+    def _rates(self, size: int, hidden: int) -> dict[str, nn.Parameter]:
+        """Raw inner learning rates (softplus makes them positive), per parameter but tied over classes and episodes."""
+        fuzzy = self.config.fuzzy
+        shapes = {
+            "weight": ((size,), 0.1), "bias": ((), 0.1), "consequent": ((fuzzy.n_rules, fuzzy.n_consequents), 0.05),
+            "shift": ((fuzzy.n_rules, fuzzy.n_features), 0.05), "gamma": ((hidden,), 0.05), "beta": ((hidden,), 0.05),
+        }  # fmt: skip
+        return {
+            name: nn.Parameter(torch.full(shape, rate).expm1().log())
+            for name, (shape, rate) in shapes.items()
+            if name in self.adapting
+        }
+
+    @property
+    def has_rules(self) -> bool:
+        """False in the ablation without fuzzy rules."""
+        return self.config.fuzzy.kind == "rules"
+
+    @property
+    def adapting(self) -> tuple[str, ...]:
+        """Names of the fast tensors that the inner loop changes."""
+        groups = [g for g in self.config.inner.fast if g != "fuzzy" or self.config.fuzzy.kind == "rules"]
+        return tuple(name for group in groups for name in GROUPS[group])
+
+    def encode(self, views: Mapping[str, ViewBatch], dropout: Dropout | None = None) -> Encoded:
+        """All convolutions, once per clip; in bfloat16 if the config says so, everything after in float32."""
+        if self.config.train.precision != "bfloat16":
+            return self.encoder(views, dropout or Dropout())
+        device = next(iter(views.values())).values.device.type
+        with torch.autocast(device, dtype=torch.bfloat16):
+            encoded = self.encoder(views, dropout or Dropout())
+        return replace(encoded, normed=encoded.normed.float(), residual=encoded.residual.float())
+
+    def fuzzify(self, encoded: Encoded, theta: FastWeights, kept: Tensor | None = None) -> Fuzzified:
+        """Read out, fuse and fire the rules under some fast weights."""
+        z, disagreement = self.encoder.embed(encoded, theta.gamma, theta.beta)
+        if self.has_rules:
+            return self.rules(z, disagreement, theta.consequent, theta.shift, kept)
+        n_rules = self.config.fuzzy.n_rules
+        even = z.new_full((*z.shape[:2], n_rules), 1 / n_rules)
+        return Fuzzified(even, z.new_ones(z.shape[:2]), z.new_zeros(z.shape[:2]), self.plain(z, disagreement))
+
+    def unmodulated(self, n_episodes: int) -> FastWeights:
+        """Fast weights before anything of the episode was read; the head is empty."""
+        zero = self.anchor.new_zeros(n_episodes, self.config.encoder.hidden)
+        if self.has_rules:
+            consequent = self.rules.consequent.expand(n_episodes, -1, -1)
+            shift = torch.zeros_like(self.rules.center).expand(n_episodes, -1, -1)
+        else:
+            consequent = shift = self.anchor.new_zeros(n_episodes, 1, 1)
+        none = self.anchor.new_zeros(n_episodes, 0)
+        return FastWeights(none, none, consequent, shift, zero, zero)
+
+    def start(self, support: Support, *, conditioned: bool = True) -> FastWeights:
+        """theta_0: where the inner loop starts.
+
+        Args:
+            support: of the episodes.
+            conditioned: False leaves out what the recurrent network read (prototypes only).
+        """
+        n_episodes = support.classes.shape[0]
+        theta = self.unmodulated(n_episodes)
+        plain = self.fuzzify(support.clean, theta)
+        if not conditioned:
+            return self._with_head(theta, plain, support, 0.0, self.anchor.new_zeros(n_episodes))
+        z, disagreement = self.encoder.embed(support.clean, theta.gamma, theta.beta)
+        token = tokens(
+            z, plain.firing, support.target, plain.entropy, disagreement,
+            support.clean.duration.unflatten(0, (n_episodes, -1)), support.clean.present.unflatten(0, (n_episodes, -1)),
+        )  # fmt: skip
+        code = self.task_encoder(token, support.order)
+        theta = replace(theta, gamma=code.gamma, beta=code.beta)
+        return self._with_head(theta, self.fuzzify(support.clean, theta), support, code.head, code.trust)
+
+    def _with_head(
+        self, theta: FastWeights, fuzzified: Fuzzified, support: Support, residual: Tensor | float, trust: Tensor
+    ) -> FastWeights:
+        """Prototype head: W_e = 2 c_e / T + v_e, b_e = -|c_e|^2 / T. Source: Proto-MAML (Triantafillou et al. 2020)."""
+        center = self.prototypes(fuzzified.embedding, support, trust)
+        temperature = self.log_temperature.exp()
+        weight = 2 * center / temperature + residual
+        return replace(theta, weight=weight, bias=-(center**2).sum(-1) / temperature)
+
+    def prototypes(self, embedding: Tensor, support: Support, trust: Tensor) -> Tensor:
+        """c_e: weighted mean of the support's embeddings, shrunk to the anchor where the emotion is known.
+
+        c_e = (sum_i w_i q_ie e_i + k a_e) / (sum_i w_i q_ie + k), k = 0 for a new emotion. Source: Snell et al. 2017;
+        anchors ours, D-08.
+        """
+        share = support.weight[..., None] * support.target
+        total = share.sum(1)
+        known = self.known[support.classes].to(total.dtype)
+        worth = known * torch.exp(self.log_trust + trust)[:, None]
+        sums = torch.einsum("esw,esd->ewd", share, embedding) + worth[..., None] * self.anchor[support.classes]
+        return sums / (total + worth).clamp(min=1e-8)[..., None]
+
+    def adapt(self, support: Support, n_steps: int, *, second_order: bool = False, conditioned: bool = True,
+              differentiable: bool = False) -> list[FastWeights]:  # fmt: skip
+        """theta_0 ... theta_k: gradient steps on random views of the support.
+
+        theta_{j+1} = theta_j - alpha * clip(grad L_in(theta_j)), the same formula for every episode at once.
+
+        Args:
+            support: of the episodes.
+            n_steps: k.
+            second_order: keep the graph of the inner gradients for the outer gradient.
+            conditioned: False leaves out what the recurrent network read.
+            differentiable: keep theta_0's graph (training); else the result is detached from the model.
+        """
+        theta = self.start(support, conditioned=conditioned)
+        if not differentiable:
+            support = _detached(support)
+            theta = FastWeights(*(getattr(theta, f.name).detach() for f in fields(FastWeights)))
+        path = [theta]
+        for _ in range(n_steps):
+            path.append(self._inner_step(path[-1], support, second_order, differentiable))
+        return path
+
+    def _inner_step(self, theta: FastWeights, support: Support, second_order: bool, keep: bool) -> FastWeights:
+        with torch.enable_grad():
+            # new graph nodes: the gradient stops here and never crosses the recurrent network twice
+            leaves = {n: getattr(theta, n) + 0 for n in self.adapting}
+            leaves = {n: t if t.requires_grad else t.requires_grad_() for n, t in leaves.items()}
+            loss = self.inner_loss(replace(theta, **leaves), support).sum()
+            gradient = torch.autograd.grad(loss, list(leaves.values()), create_graph=second_order)
+        norm = torch.sqrt(sum((g.detach() ** 2).flatten(1).sum(1) for g in gradient))
+        factor = (self.config.inner.clip_norm / norm.clamp(min=1e-12)).clamp(max=1)
+        moved = {}
+        for (name, value), slope in zip(leaves.items(), gradient, strict=True):
+            slope = slope if second_order else slope.detach()
+            step = softplus(self.rates[name]) * slope * factor.view(-1, *[1] * (slope.dim() - 1))
+            moved[name] = (value if keep else value.detach()) - (step if keep else step.detach())
+        return replace(theta, **moved)
+
+    def inner_loss(self, theta: FastWeights, support: Support) -> Tensor:
+        """L_in: weighted cross-entropy of the random views of the support, (episode,).
+
+        A clip's own share in the rules' label distributions is left out where its class has other clips; with one shot
+        nothing would be left but the prior.
+        """
+        n_episodes, n_clips, n_way = support.target.shape
+        n_views = support.views.mask.shape[0] // (n_episodes * n_clips)
+        shown = self.fuzzify(support.views, theta, support.kept)
+        logits = torch.einsum("ebd,ewd->ebw", shown.embedding, theta.weight) + theta.bias[:, None]
+        if self.has_rules:
+            clean = self.fuzzify(support.clean, theta, support.kept)
+            prior = self.rules.prior(support.classes, self.known)
+            facts = (clean.firing, support.target, support.weight, prior, self.config.fuzzy.prior_weight)
+            firing = shown.firing.unflatten(1, (n_views, n_clips))
+            if n_clips > n_way:
+                share = torch.einsum("evsr,esrw->evsw", firing, rule_labels_left_out(*facts))
+            else:
+                share = torch.einsum("evsr,erw->evsw", firing, rule_labels(*facts))
+            logits = logits + softplus(self.fuzzy_voice) * torch.log(share.flatten(1, 2) + LOG_FLOOR)
+        target = support.target.repeat(1, n_views, 1)
+        weight = support.weight.repeat(1, n_views)
+        losses = -(target * log_softmax(logits, -1)).sum(-1)
+        return (weight * losses).sum(1) / weight.sum(1).clamp(min=1e-8)
+
+    def predict(self, query: Encoded, theta: FastWeights, support: Support) -> Prediction:
+        """Class probabilities; every clip is scored alone.
+
+        logit_e = W_e . e + b_e + omega log(mu_e + 1e-6), mu_e = sum_r phi_r Pi_re.
+        """
+        said = self.fuzzify(query, theta, support.kept)
+        logits = torch.einsum("ebd,ewd->ebw", said.embedding, theta.weight) + theta.bias[:, None]
+        if not self.has_rules:
+            return Prediction(log_softmax(logits, -1), torch.softmax(logits, -1), said)
+        clean = self.fuzzify(support.clean, theta, support.kept)
+        prior = self.rules.prior(support.classes, self.known)
+        labels = rule_labels(clean.firing, support.target, support.weight, prior, self.config.fuzzy.prior_weight)
+        share = torch.einsum("ebr,erw->ebw", said.firing, labels)
+        logits = logits + softplus(self.fuzzy_voice) * torch.log(share + LOG_FLOOR)
+        return Prediction(log_softmax(logits, -1), share, said)
+
+    def recall(self, fuzzified: Fuzzified) -> Tensor:
+        """Log-probabilities over all labels of the data set from what meta-training learned of them, without support.
+
+        (episode, clip, label); the anchors stand in for the prototypes and the rules' priors for their labels.
+        """
+        temperature = self.log_temperature.exp()
+        logits = (2 * fuzzified.embedding @ self.anchor.T - (self.anchor**2).sum(-1)) / temperature
+        if self.has_rules:
+            share = fuzzified.firing @ torch.softmax(self.rules.label_score, -1)
+            logits = logits + softplus(self.fuzzy_voice) * torch.log(share + LOG_FLOOR)
+        return log_softmax(logits, -1)
+
+
+def episode_targets(soft_labels: Tensor, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Label distributions within the episode's classes, and how much of each clip's label they hold.
+
+    A clip with less than half of its label among the episode's classes weighs nothing. Source: METHOD, 'Labels'.
+
+    Args:
+        soft_labels: (clip, label) rows sum to one.
+        rows: (episode, clip) int64.
+        classes: (episode, way) int64.
+    """
+    inside = soft_labels[rows].gather(2, classes[:, None].expand(-1, rows.shape[1], -1))
+    held = inside.sum(-1)
+    target = inside / held.clamp(min=1e-8)[..., None]
+    return target, torch.where(held >= 0.5, held, torch.zeros_like(held))
+
+
+def hard_targets(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
+    """(episode, clip, way) one-hot."""
+    return one_hot(labels, n_way).to(dtype)
+
+
+def _detached(support: Support) -> Support:
+    def cut(encoded: Encoded) -> Encoded:
+        return Encoded(*(getattr(encoded, f.name).detach() for f in fields(Encoded)))
+
+    return replace(support, clean=cut(support.clean), views=cut(support.views))

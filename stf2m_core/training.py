@@ -1,0 +1,515 @@
+"""The outer loop: packs and settings go in, a run folder with weights, history and checkpoints comes out.
+
+Nothing random has a state: every draw is a function of (seed, purpose, step or episode), so a run that was interrupted
+and resumed is the same to the bit on the same CPU and thread count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from stf2m_core import seeding
+from stf2m_core.config import RunConfig, TrainConfig
+from stf2m_core.data.pack import Pack
+from stf2m_core.encoding import Disturbance, Encoding, encode_episodes, set_statistics
+from stf2m_core.episodes import EpisodeSampler, Splits, save_episodes, split_subjects
+from stf2m_core.errors import EpisodeError, RunError
+from stf2m_core.model.st_f2m import FastWeights, Prediction, STF2M
+from stf2m_core.shapes import EpisodeBatch
+from stf2m_core.views import ResidentViews
+
+Validate = Callable[[STF2M, ResidentViews, EpisodeBatch, int], tuple[float, float]]
+"""(model, data, episodes, seed) -> NLL and accuracy after adaptation."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run on disk.
+
+    Attributes:
+        path: its folder.
+        config: its settings.
+        history: lines of history.jsonl.
+        summary: what run.json says: steps, chosen step, meta-validation NLL, weights, seconds.
+    """
+
+    path: Path
+    config: RunConfig
+    history: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+@dataclass
+class Progress:
+    """Where the outer loop stands; goes into checkpoints."""
+
+    step: int = 0
+    best_nll: float = math.inf
+    best_step: int = 0
+    worse: int = 0
+    seconds: float = 0.0
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a config: `auto` is cuda if there is one, else mps, else cpu.
+
+    Raises:
+        RunError: if the device asked for is not there.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if not available[name]:
+        raise RunError(f"device = {name!r} is not available", expected="auto or cpu", where="train.device")
+    return torch.device(name)
+
+
+@contextmanager
+def cpu_threads(n_threads: int) -> Iterator[None]:
+    """`n_threads` CPU threads inside, as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def build(data: ResidentViews, splits: Splits, config: RunConfig) -> STF2M:
+    """A fresh model with the statistics of meta-train; its first weights come from the run's seed alone."""
+    known = torch.zeros(data.soft_labels.shape[1], dtype=torch.bool)
+    if config.inner.label_knowledge:
+        known[torch.from_numpy(splits.labels["meta_train"])] = True
+    steps = {name: modality.step_s or config.views.step_s for name, modality in data.modalities.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeding.derive(config.train.seed, "weights"))
+        model = STF2M(data.shapes, steps, known, config)
+    set_statistics(model.to(data.device), data.training_statistics(torch.from_numpy(splits.rows["meta_train"]).to(data.device)))
+    return model.double() if config.train.precision == "float64" else model
+
+
+def phase_of(step: int, config: TrainConfig) -> Literal["prototypes", "first order", "second order"]:
+    """Which part of the schedule a step belongs to."""
+    share = step / config.max_steps
+    if share < config.warm_up:
+        return "prototypes"
+    return "second order" if config.second_order and share >= config.warm_up + config.first_order else "first order"
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear for the first twentieth, then a half cosine to a fiftieth."""
+    start = max(1, config.max_steps // 20)
+    if step < start:
+        return config.lr * (step + 1) / start
+    share = (step - start) / max(1, config.max_steps - start)
+    return config.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2)
+
+
+def step_weights(n_steps: int, share: float) -> list[float]:
+    """Weight of each inner step in the outer loss: even at first, later the last step, with a tenth kept at zero steps.
+
+    Args:
+        n_steps: inner steps k.
+        share: of training that has passed, 0 to 1.
+
+    Source: multi-step loss of MAML++ (Antoniou et al. 2019).
+    """
+    if n_steps == 0:
+        return [1.0]
+    end = [0.1] + [0.0] * (n_steps - 1) + [0.9]
+    anneal = min(1.0, share / 0.6)
+    return [(1 - anneal) / (n_steps + 1) + anneal * last for last in end]
+
+
+def outer_loss(
+    model: STF2M, episode: Encoding, path: list[FastWeights], share: float, phase: str
+) -> tuple[Tensor, dict[str, float]]:
+    """L_out over the queries, plus what keeps the rules in use and what is learned of the emotions themselves.
+
+    Args:
+        model: the model.
+        episode: encoded.
+        path: theta_0 ... theta_k.
+        share: of training that has passed, 0 to 1.
+        phase: of the schedule.
+    """
+    config = model.config.train
+    weights = step_weights(len(path) - 1, share)
+    loss, last = episode.target.new_zeros(()), None
+    for weight, theta in zip(weights, path, strict=True):
+        if weight > 0:
+            last = model.predict(episode.query, theta, episode.support)
+            loss = loss + weight * _cross_entropy(last, episode, config.smoothing)
+    accuracy = (last.log_probability.argmax(-1) == episode.target.argmax(-1)).double().mean()
+    if model.has_rules:
+        mu = -(episode.target * torch.log(last.label_distribution + 1e-6)).sum(-1)
+        loss = loss + config.fuzzy_loss * (episode.weight * mu).sum() / episode.weight.sum().clamp(min=1e-8)
+        balance = config.balance_loss * (1.0 if phase == "prototypes" else 0.1)
+        loss = loss + balance * model.rules.balance(last.fuzzified.firing) + config.overlap_loss * model.rules.overlap()
+    if model.config.inner.label_knowledge and config.knowledge_loss > 0:
+        # at theta_0, before the support's gradient: what is known of an emotion is known without it
+        recalled = model.recall(model.fuzzify(episode.query, path[0], episode.support.kept))
+        loss = loss - config.knowledge_loss * (episode.label_target * recalled).sum(-1).mean()
+    return loss, {"loss": float(loss.detach()), "accuracy": float(accuracy)}
+
+
+def _cross_entropy(prediction: Prediction, episode: Encoding, smoothing: float) -> Tensor:
+    target = episode.target
+    if bool((target.amax(-1) == 1).all()):  # votes are soft already
+        target = (1 - smoothing) * target + smoothing / target.shape[-1]
+    losses = -(target * prediction.log_probability).sum(-1)
+    return (episode.weight * losses).sum() / episode.weight.sum().clamp(min=1e-8)
+
+
+class Trainer:
+    """The state of one run and its single outer step.
+
+    Args:
+        pack: the data.
+        config: settings.
+
+    Raises:
+        EpisodeError: if no episode of some kind exists.
+        RunError: if the device is not there.
+    """
+
+    def __init__(self, pack: Pack, config: RunConfig):
+        self.pack, self.config = pack, config
+        train = config.train
+        self.splits = split_subjects(pack, config.split, train.seed)
+        self.data = ResidentViews(pack, config.views, resolve_device(train.device))
+        self.model = build(self.data, self.splits, config)
+        self.samplers = [EpisodeSampler(pack, self.splits, "meta_train", e, train.seed) for e in config.episodes]
+        self.validation = validation_episodes(pack, self.splits, config)
+        antecedents = {"rules.center", "rules.log_precision", "rules.factor"}
+        named = dict(self.model.named_parameters())
+        self.names = [n for n in named if n not in antecedents] + [n for n in named if n in antecedents]
+        groups = [{"params": [named[n] for n in self.names if n not in antecedents]}]
+        if self.model.has_rules:
+            groups.append({"params": [named[n] for n in self.names if n in antecedents], "weight_decay": 0.0})
+        self.optimiser = torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, foreach=False)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+
+    def batch(self, step: int) -> EpisodeBatch:
+        """The episodes of an outer step; the kinds take turns."""
+        kind, size = step % len(self.samplers), self.config.train.meta_batch
+        return self.samplers[kind].sample((step // len(self.samplers)) * size, size).to(self.data.device)
+
+    def step(self) -> dict[str, Any]:
+        """One outer step.
+
+        Raises:
+            FloatingPointError: if the loss is not finite; weights are then as before the step.
+        """
+        train, step = self.config.train, self.progress.step
+        phase = phase_of(step, train)
+        if phase != "prototypes" and self.model.has_rules and phase_of(step - 1, train) == "prototypes":
+            self.place_rules()
+        episode = self.encoded(step)
+        path = self.model.adapt(
+            episode.support, 0 if phase == "prototypes" else self.config.inner.steps_train,
+            second_order=phase == "second order", conditioned=phase != "prototypes", differentiable=True,
+        )  # fmt: skip
+        loss, line = outer_loss(self.model, episode, path, step / train.max_steps, phase)
+        if not math.isfinite(line["loss"]):
+            raise FloatingPointError(f"loss {line['loss']} at step {step}")
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm, foreach=False)
+        rate = learning_rate(step, train)
+        for group, factor in zip(self.optimiser.param_groups, (1.0, 0.3), strict=False):
+            group["lr"] = rate * factor
+        self.optimiser.step()
+        self.progress.step += 1
+        return {"kind": "train", "step": step, "setting": self.samplers[step % len(self.samplers)].config.title,
+                "phase": phase} | line  # fmt: skip
+
+    def encoded(self, step: int) -> Encoding:
+        """The episodes of a step, with all that training adds."""
+        train = self.config.train
+        generator = seeding.generator(train.seed, "disturbance", step, device=self.data.device)
+        disturbance = Disturbance(train.noise, self.config.encoder.dropout, train.view_drop, self.config.fuzzy.drop_rule,
+                                  generator)  # fmt: skip
+        stream = f"train/{step % len(self.samplers)}"
+        return encode_episodes(self.model, self.data, self.batch(step), seed=train.seed, stream=stream,
+                               disturbance=disturbance)  # fmt: skip
+
+    @torch.no_grad()
+    def place_rules(self) -> None:
+        """Start the rules where the warm-up's features lie."""
+        train = self.config.train
+        parts = []
+        for index, sampler in enumerate(self.samplers):
+            batch = sampler.sample(0, 8 * train.meta_batch).to(self.data.device)
+            for first in range(0, len(batch), train.meta_batch):
+                some = batch[first : first + train.meta_batch]
+                episode = encode_episodes(self.model, self.data, some, seed=train.seed, stream=f"rules/{index}")
+                z, _ = self.model.encoder.embed(episode.query, *(self._zero(len(some)) for _ in range(2)))
+                parts.append(self.model.rules.features(z).flatten(0, 1))
+        generator = seeding.generator(train.seed, "rules", device="cpu")
+        self.model.rules.place(torch.cat(parts)[:4000], generator)
+
+    def _zero(self, n_episodes: int) -> Tensor:
+        return self.model.anchor.new_zeros(n_episodes, self.config.encoder.hidden)
+
+    def validate(self, validate: Validate) -> list[dict[str, Any]]:
+        """Meta-validation; keeps the weights if the mean NLL over settings is the best so far."""
+        train, step = self.config.train, self.progress.step
+        lines, total = [], 0.0
+        for setting, batch in self.validation.items():
+            nll, accuracy = validate(self.model, self.data, batch.to(self.data.device), train.seed)
+            total += nll / len(self.validation)
+            lines.append({"kind": "validation", "step": step, "setting": setting, "nll": nll, "accuracy": accuracy})
+        better = total < self.progress.best_nll
+        if better:
+            self.progress.best_nll, self.progress.best_step, self.progress.worse = total, step, 0
+            self.best = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
+        elif step > train.max_steps * train.warm_up:
+            self.progress.worse += 1
+        return [line | {"best": better} for line in lines]
+
+    @property
+    def finished(self) -> bool:
+        """Out of steps, or out of patience."""
+        return self.progress.step >= self.config.train.max_steps or self.progress.worse >= self.config.train.patience
+
+    def save(self, path: Path) -> None:
+        """A checkpoint: weights, best weights, optimiser and progress in one file, so that they cannot come apart."""
+        tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
+        tensors |= {f"best.{n}": t for n, t in self.best.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{n}": t for n, t in state.items()}
+        facts = {"progress": vars(self.progress), "config": self.config.to_mapping(), "pack_digest": self.pack.digest,
+                 "optimiser_names": self.names}  # fmt: skip
+        write_tensors(path, tensors, facts)
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            RunError: if it belongs to other settings or another pack.
+        """
+        tensors, facts = read_tensors(path)
+        check_same(path, facts, self.config, self.pack)
+        self.model.load_state_dict(_under(tensors, "model."))
+        self.best = _under(tensors, "best.")
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _under(tensors, "optimiser.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        self.optimiser.load_state_dict(self.optimiser.state_dict() | {"state": state})
+        self.progress = Progress(**facts["progress"])
+
+
+def validation_episodes(pack: Pack, splits: Splits, config: RunConfig) -> dict[str, EpisodeBatch]:
+    """The same meta-validation episodes at every validation: of each kind that meta-validation can give.
+
+    Raises:
+        EpisodeError: if it can give none.
+    """
+    result, reasons = {}, []
+    for kind in dict.fromkeys(config.episodes):
+        try:
+            sampler = EpisodeSampler(pack, splits, "meta_val", kind, config.train.seed)
+        except EpisodeError as error:
+            reasons.append(error)
+            continue
+        result[kind.title] = sampler.sample(0, config.train.validation_episodes)
+    if not result:
+        raise reasons[0]
+    return result
+
+
+def train(
+    pack: Pack, config: RunConfig, run_dir: str | os.PathLike[str], *, validate: Validate,
+    resume: Literal["auto", "restart"] = "auto", progress_bar: bool = True,
+) -> Run:  # fmt: skip
+    """Meta-train, or continue, or return the finished run that is there.
+
+    Args:
+        pack: the data.
+        config: settings.
+        run_dir: folder of the run; made if absent.
+        validate: scores the model on meta-validation episodes (`evaluation.score`).
+        resume: "auto" continues what is in `run_dir`; "restart" begins anew.
+        progress_bar: on standard error.
+
+    Raises:
+        RunError: if the folder holds a run of other settings or another pack, or the loss becomes non-finite (the
+            episodes are then in failed_episodes.json).
+        KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved; says how to continue.
+    """
+    folder = Path(run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if resume == "restart":
+        for name in ("checkpoint.safetensors", "model.safetensors", "history.jsonl", "run.json"):
+            (folder / name).unlink(missing_ok=True)
+    if (folder / "run.json").exists():
+        return _finished_run(folder, config, pack)
+    with cpu_threads(config.train.threads):
+        trainer = Trainer(pack, config)
+        checkpoint, history = folder / "checkpoint.safetensors", folder / "history.jsonl"
+        if checkpoint.exists():
+            trainer.load(checkpoint)
+        lines = [line for line in read_history(history) if line["step"] < trainer.progress.step
+                 or (line["kind"] == "validation" and line["step"] == trainer.progress.step)]  # fmt: skip
+        write_text(history, "".join(json.dumps(line) + "\n" for line in lines))
+        _loop(trainer, folder, lines, validate, progress_bar)
+        return _finish(trainer, folder)
+
+
+def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progress_bar: bool) -> None:
+    train, checkpoint = trainer.config.train, folder / "checkpoint.safetensors"
+    bar = tqdm(total=train.max_steps, initial=trainer.progress.step, disable=not progress_bar, desc="meta-train",
+               mininterval=2.0)  # fmt: skip
+    with bar, open(folder / "history.jsonl", "a") as history:
+        try:
+            while not trainer.finished:
+                start = time.perf_counter()
+                new = [trainer.step()]
+                step = trainer.progress.step
+                if step % train.validate_every == 0 or step == train.max_steps:
+                    new += trainer.validate(validate)
+                    bar.set_postfix({"meta-val NLL": f"{trainer.progress.best_nll:.3f}"})
+                trainer.progress.seconds += time.perf_counter() - start
+                history.writelines(json.dumps(line) + "\n" for line in new)
+                history.flush()
+                bar.update()
+                if step % train.checkpoint_every == 0:
+                    trainer.save(checkpoint)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"stopped at step {trainer.progress.step}; the last checkpoint is in {checkpoint}; the same call continues"
+            ) from None
+        except FloatingPointError as error:
+            where = folder / "failed_episodes.json"
+            kind = trainer.samplers[trainer.progress.step % len(trainer.samplers)].config
+            save_episodes(where, trainer.batch(trainer.progress.step).to("cpu"), trainer.pack, kind)
+            raise RunError(f"{error}", expected="a finite loss", where=str(folder),
+                           remedy=f"The episodes are in {where}; lower train.lr or look at these clips") from error  # fmt: skip
+
+
+def _finish(trainer: Trainer, folder: Path) -> Run:
+    best = trainer.best or {n: t.detach().cpu() for n, t in trainer.model.state_dict().items()}
+    progress = trainer.progress
+    facts = {"config": trainer.config.to_mapping(), "pack_digest": trainer.pack.digest, "step": progress.best_step}
+    write_tensors(folder / "model.safetensors", best, facts)
+    summary = {
+        "format": "stf2m-run", "version": 1, "pack_digest": trainer.pack.digest, "config": trainer.config.to_mapping(),
+        "steps": progress.step, "best_step": progress.best_step, "best_nll": progress.best_nll,
+        "selection": "meta-validation NLL", "seconds": round(progress.seconds, 1),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "adapted": adapted_numbers(trainer.model, trainer.config.episodes[0].n_way),
+        "device": str(trainer.data.device), "subjects": {k: list(map(str, v)) for k, v in trainer.splits.subjects.items()},
+    }  # fmt: skip
+    write_text(folder / "run.json", json.dumps(summary, indent=1))
+    return Run(folder, trainer.config, read_history(folder / "history.jsonl"), summary)
+
+
+def adapted_numbers(model: STF2M, n_way: int) -> int:
+    """How many numbers the inner loop changes per episode."""
+    theta = model.unmodulated(1)
+    sizes = {f.name: getattr(theta, f.name).numel() for f in fields(FastWeights)}
+    sizes |= {"weight": n_way * model.config.encoder.embedding, "bias": n_way}
+    return sum(sizes[name] for name in model.adapting)
+
+
+def _finished_run(folder: Path, config: RunConfig, pack: Pack) -> Run:
+    try:
+        summary = json.loads((folder / "run.json").read_text())
+        check_same(folder / "run.json", summary, config, pack)
+    except (json.JSONDecodeError, KeyError) as error:
+        raise RunError(f"unreadable: {error}", expected="a finished run", where=str(folder / "run.json"),
+                       remedy='Use resume="restart"') from error  # fmt: skip
+    return Run(folder, config, read_history(folder / "history.jsonl"), summary)
+
+
+def check_same(where: Path, facts: dict[str, Any], config: RunConfig, pack: Pack) -> None:
+    """Refuse to continue or read what other settings or another pack made.
+
+    Raises:
+        RunError: naming both digests.
+    """
+    found = RunConfig.from_mapping(facts["config"]).digest()
+    remedy = 'Use another run_dir, or resume="restart"'
+    if found != config.digest():
+        raise RunError(f"settings {found}", expected=f"settings {config.digest()}", where=str(where), remedy=remedy)
+    if facts["pack_digest"] != pack.digest:
+        raise RunError(f"pack {facts['pack_digest']}", expected=f"pack {pack.digest}", where=str(where), remedy=remedy)
+
+
+def load_model(run_dir: str | os.PathLike[str], pack: Pack, device: str | None = None) -> tuple[STF2M, ResidentViews, Splits]:
+    """The chosen weights of a finished run, its data and its splits.
+
+    Raises:
+        RunError: if the run is not finished, damaged, or was trained on another pack.
+    """
+    path = Path(run_dir) / "model.safetensors"
+    if not path.exists():
+        raise RunError("no model.safetensors", expected="a finished run", where=str(run_dir), remedy="Train it first")
+    tensors, facts = read_tensors(path)
+    config = RunConfig.from_mapping(facts["config"])
+    check_same(path, facts, config, pack)
+    data = ResidentViews(pack, config.views, resolve_device(device or config.train.device))
+    splits = split_subjects(pack, config.split, config.train.seed)
+    model = build(data, splits, config)
+    model.load_state_dict(tensors)
+    return model.eval(), data, splits
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a history; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write aside, then move into place."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(aside, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Tensors with JSON facts in the header of one safetensors file, written aside and moved into place."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, aside, {"facts": json.dumps(facts)})
+    os.replace(aside, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write_tensors` wrote.
+
+    Raises:
+        RunError: if the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads((file.metadata() or {})["facts"])
+            return {name: file.get_tensor(name) for name in file.keys()}, facts
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise RunError(f"damaged: {error}", expected="a file of this kit", where=str(path),
+                       remedy='Remove it, or use resume="restart"') from error  # fmt: skip
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
