@@ -32,7 +32,7 @@ class ViewConfig:
 
     modalities: tuple[str, ...] = ()
     """Names to use; empty: all of the pack."""
-    step_s: float = 0.06
+    step_s: float = 0.1
     """Finest grid step in seconds; a modality sampled more coarsely keeps its own median step."""
     normalise: Literal["support", "global", "none"] = "support"
     """Which statistics standardise the values (METHOD, 'Support-anchored normalisation')."""
@@ -105,6 +105,8 @@ class EncoderConfig:
     """Taps of a temporal convolution, odd; 1 switches temporal mixing off (ablation)."""
     dilations: tuple[int, int] = (1, 2)
     """Of the two temporal convolutions of a block."""
+    causal: bool = False
+    """Temporal convolutions look back only, for a clip that is still running."""
     hops: int = 2
     """Powers of each adjacency."""
     spatial: Literal["diffusion", "identity"] = "diffusion"
@@ -177,7 +179,7 @@ class InnerConfig:
     """Inner steps at meta-test."""
     fast: tuple[Literal["head", "fuzzy", "film"], ...] = ("head", "fuzzy", "film")
     """Groups of weights that adapt."""
-    n_views: int = 2
+    n_views: int = 1
     """Random views of each support clip in the inner loss; 0: the clean clips (ablation)."""
     modality_drop: float = 0.3
     """Chance that a random view leaves a modality out; one always stays."""
@@ -230,7 +232,11 @@ class TrainConfig:
     overlap_loss: float = 0.01
     """Weight of the overlap of rules."""
     noise: float = 0.1
-    """Standard deviation of noise on standardised values, training only."""
+    """Standard deviation of noise on standardised values, fresh in every frame; training only."""
+    level_noise: float = 0.3
+    """Standard deviation of noise that is constant within a clip, as if another person or device; training only."""
+    average: float = 0.97
+    """Decay of the running average of the weights that is validated and kept; 0: the last weights themselves."""
     view_drop: float = 0.5
     """Chance that a training episode drops modalities at all (missing-modality draws)."""
     validate_every: int = 20

@@ -13,7 +13,15 @@ from stf2m_core import seeding
 from stf2m_core.model.encoder import Dropout, Encoded
 from stf2m_core.model.st_f2m import STF2M, Support, episode_targets, hard_targets
 from stf2m_core.shapes import EpisodeBatch, ViewBatch
-from stf2m_core.views import ResidentViews, Statistics, concatenated, kept_modalities, random_views, standardised, without
+from stf2m_core.views import (
+    ResidentViews,
+    Statistics,
+    concatenated,
+    kept_modalities,
+    random_views,
+    standardised,
+    without,
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,7 @@ class Disturbance:
     """What training adds: noise, dropout, missing modalities, dropped rules. Source: METHOD, 'Training'."""
 
     noise: float
+    level_noise: float
     dropout: float
     view_drop: float
     drop_rule: float
@@ -82,8 +91,9 @@ def encode_episodes(
     views = encoded.select(slice(n_support, n_support * (1 + n_views)), n_episodes) if n_views else own
     target, weight = _targets(data, rows, batch, None, model)
     query_target, query_weight = _targets(data, batch.query, batch, batch.query_label, model)
-    support = Support(own, views, target, weight, batch.classes, _orders(ids, n_way, n_shot, n_orders, seed, stream, rows),
-                      _kept_rules(ids, model, disturbance, seed, stream, rows))  # fmt: skip
+    order = _orders(ids, n_way, n_shot, n_orders, seed, stream, rows)
+    kept = _kept_rules(ids, model, disturbance, seed, stream, rows)
+    support = Support(own, views, target, weight, batch.classes, order, kept)
     rest = encoded.select(slice(n_support * (1 + n_views), None), n_episodes)
     return Encoding(support, rest, query_target, query_weight, data.soft_labels[batch.query].to(model.anchor.dtype))
 
@@ -108,7 +118,7 @@ def _views(
     """`n_views` random views of each support clip, episode by episode."""
     n_support = len(next(iter(clean.values())).duration) // len(ids)
     once = np.arange(len(ids) * n_support).reshape(len(ids), 1, n_support)
-    index = np.broadcast_to(once, (len(ids), n_views, n_support)).reshape(-1)
+    index = np.repeat(once, n_views, 1).reshape(-1)
     position = np.broadcast_to(np.arange(n_views * n_support), (len(ids), n_views * n_support))
     counters = np.stack([np.repeat(ids, n_views * n_support), position.reshape(-1)], 1)
     pick = torch.from_numpy(index).to(next(iter(clean.values())).values.device)
@@ -126,11 +136,13 @@ def _cast(views: Mapping[str, ViewBatch], dtype: torch.dtype) -> dict[str, ViewB
 def _disturbed(
     views: Mapping[str, ViewBatch], ids: np.ndarray, disturbance: Disturbance, model: STF2M, seed: int, stream: str
 ) -> dict[str, ViewBatch]:
-    """Noise on every value, and in some episodes modalities missing at a rate between 0 and 1/2."""
+    """Noise on every value and every clip, and in some episodes modalities missing at a rate between 0 and 1/2."""
     noisy = {}
     for name, view in views.items():
-        noise = torch.randn(view.values.shape, generator=disturbance.generator, device=view.values.device)
-        noisy[name] = replace(view, values=view.values + disturbance.noise * noise * view.mask[..., None])
+        shape, facts = view.values.shape, {"generator": disturbance.generator, "device": view.values.device}
+        noise = disturbance.noise * torch.randn(shape, **facts)
+        noise = noise + disturbance.level_noise * torch.randn((shape[0], 1, *shape[2:]), **facts)
+        noisy[name] = replace(view, values=view.values + noise.to(view.values.dtype) * view.mask[..., None])
     present = torch.stack([view.present for view in views.values()], 1)
     n_clips = len(present) // len(ids)
     draw = seeding.uniform(seed, f"{stream}/missing", ids[:, None], np.arange(2))

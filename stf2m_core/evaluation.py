@@ -65,7 +65,8 @@ def answer(
     n_steps = config.inner.steps_test if n_steps is None else n_steps
     chunk = chunk or config.evaluation.chunk
     batch = batch.to(data.device)
-    parts = [_answer(model, data, batch[i : i + chunk], seed, n_steps, keep, whole_path) for i in range(0, len(batch), chunk)]
+    starts = range(0, len(batch), chunk)
+    parts = [_answer(model, data, batch[i : i + chunk], seed, n_steps, keep, whole_path) for i in starts]
     path = torch.cat([p.path for p in parts], 1) if whole_path else None
     return Answers(*(torch.cat([getattr(p, n) for p in parts]) for n in ("adapted", "zero_step", "prototype")), path)
 

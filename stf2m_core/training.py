@@ -6,9 +6,12 @@ and resumed is the same to the bit on the same CPU and thread count.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +31,7 @@ from stf2m_core.data.pack import Pack
 from stf2m_core.encoding import Disturbance, Encoding, encode_episodes, set_statistics
 from stf2m_core.episodes import EpisodeSampler, Splits, save_episodes, split_subjects
 from stf2m_core.errors import EpisodeError, RunError
-from stf2m_core.model.st_f2m import FastWeights, Prediction, STF2M
+from stf2m_core.model.st_f2m import STF2M, FastWeights, Prediction
 from stf2m_core.shapes import EpisodeBatch
 from stf2m_core.views import ResidentViews
 
@@ -89,6 +92,26 @@ def cpu_threads(n_threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def asked_to_stop() -> Iterator[list[bool]]:
+    """A list that fills on the first Ctrl-C, so that a step is never cut in half; the second Ctrl-C stops at once."""
+    asked: list[bool] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: object) -> None:
+        asked.append(True)
+        signal.signal(signal.SIGINT, before)
+
+    in_main = threading.current_thread() is threading.main_thread() and callable(before)
+    if in_main:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+
+
 def build(data: ResidentViews, splits: Splits, config: RunConfig) -> STF2M:
     """A fresh model with the statistics of meta-train; its first weights come from the run's seed alone."""
     known = torch.zeros(data.soft_labels.shape[1], dtype=torch.bool)
@@ -98,7 +121,8 @@ def build(data: ResidentViews, splits: Splits, config: RunConfig) -> STF2M:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeding.derive(config.train.seed, "weights"))
         model = STF2M(data.shapes, steps, known, config)
-    set_statistics(model.to(data.device), data.training_statistics(torch.from_numpy(splits.rows["meta_train"]).to(data.device)))
+    rows = torch.from_numpy(splits.rows["meta_train"]).to(data.device)
+    set_statistics(model.to(data.device), data.training_statistics(rows))
     return model.double() if config.train.precision == "float64" else model
 
 
@@ -202,6 +226,7 @@ class Trainer:
         if self.model.has_rules:
             groups.append({"params": [named[n] for n in self.names if n in antecedents], "weight_decay": 0.0})
         self.optimiser = torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, foreach=False)
+        self.averaged = copy.deepcopy(self.model)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
 
@@ -235,16 +260,28 @@ class Trainer:
         for group, factor in zip(self.optimiser.param_groups, (1.0, 0.3), strict=False):
             group["lr"] = rate * factor
         self.optimiser.step()
+        self.average(step)
         self.progress.step += 1
         return {"kind": "train", "step": step, "setting": self.samplers[step % len(self.samplers)].config.title,
                 "phase": phase} | line  # fmt: skip
+
+    @torch.no_grad()
+    def average(self, step: int) -> None:
+        """Running average of the weights; begins anew where the rules are placed."""
+        train = self.config.train
+        since = step - math.ceil(train.warm_up * train.max_steps)
+        decay = min(train.average, (1 + since) / (10 + since)) if since > 0 else 0.0
+        for mean, new in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+            mean.lerp_(new, 1 - decay)
 
     def encoded(self, step: int) -> Encoding:
         """The episodes of a step, with all that training adds."""
         train = self.config.train
         generator = seeding.generator(train.seed, "disturbance", step, device=self.data.device)
-        disturbance = Disturbance(train.noise, self.config.encoder.dropout, train.view_drop, self.config.fuzzy.drop_rule,
-                                  generator)  # fmt: skip
+        disturbance = Disturbance(
+            train.noise, train.level_noise, self.config.encoder.dropout, train.view_drop, self.config.fuzzy.drop_rule,
+            generator,
+        )  # fmt: skip
         stream = f"train/{step % len(self.samplers)}"
         return encode_episodes(self.model, self.data, self.batch(step), seed=train.seed, stream=stream,
                                disturbance=disturbance)  # fmt: skip
@@ -255,7 +292,7 @@ class Trainer:
         train = self.config.train
         parts = []
         for index, sampler in enumerate(self.samplers):
-            batch = sampler.sample(0, 8 * train.meta_batch).to(self.data.device)
+            batch = sampler.sample(0, 4 * train.meta_batch).to(self.data.device)
             for first in range(0, len(batch), train.meta_batch):
                 some = batch[first : first + train.meta_batch]
                 episode = encode_episodes(self.model, self.data, some, seed=train.seed, stream=f"rules/{index}")
@@ -272,13 +309,13 @@ class Trainer:
         train, step = self.config.train, self.progress.step
         lines, total = [], 0.0
         for setting, batch in self.validation.items():
-            nll, accuracy = validate(self.model, self.data, batch.to(self.data.device), train.seed)
+            nll, accuracy = validate(self.averaged, self.data, batch.to(self.data.device), train.seed)
             total += nll / len(self.validation)
             lines.append({"kind": "validation", "step": step, "setting": setting, "nll": nll, "accuracy": accuracy})
         better = total < self.progress.best_nll
         if better:
             self.progress.best_nll, self.progress.best_step, self.progress.worse = total, step, 0
-            self.best = {n: t.detach().cpu().clone() for n, t in self.model.state_dict().items()}
+            self.best = {n: t.detach().cpu().clone() for n, t in self.averaged.state_dict().items()}
         elif step > train.max_steps * train.warm_up:
             self.progress.worse += 1
         return [line | {"best": better} for line in lines]
@@ -291,6 +328,7 @@ class Trainer:
     def save(self, path: Path) -> None:
         """A checkpoint: weights, best weights, optimiser and progress in one file, so that they cannot come apart."""
         tensors = {f"model.{n}": t for n, t in self.model.state_dict().items()}
+        tensors |= {f"average.{n}": t for n, t in self.averaged.state_dict().items()}
         tensors |= {f"best.{n}": t for n, t in self.best.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{n}": t for n, t in state.items()}
@@ -307,6 +345,7 @@ class Trainer:
         tensors, facts = read_tensors(path)
         check_same(path, facts, self.config, self.pack)
         self.model.load_state_dict(_under(tensors, "model."))
+        self.averaged.load_state_dict(_under(tensors, "average."))
         self.best = _under(tensors, "best.")
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimiser.").items():
@@ -377,7 +416,7 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
     train, checkpoint = trainer.config.train, folder / "checkpoint.safetensors"
     bar = tqdm(total=train.max_steps, initial=trainer.progress.step, disable=not progress_bar, desc="meta-train",
                mininterval=2.0)  # fmt: skip
-    with bar, open(folder / "history.jsonl", "a") as history:
+    with bar, open(folder / "history.jsonl", "a") as history, asked_to_stop() as stop:
         try:
             while not trainer.finished:
                 start = time.perf_counter()
@@ -390,22 +429,20 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
                 history.writelines(json.dumps(line) + "\n" for line in new)
                 history.flush()
                 bar.update()
-                if step % train.checkpoint_every == 0:
+                if step % train.checkpoint_every == 0 or stop:
                     trainer.save(checkpoint)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"stopped at step {trainer.progress.step}; the last checkpoint is in {checkpoint}; the same call continues"
-            ) from None
+                if stop:
+                    raise KeyboardInterrupt(f"stopped after {step} steps, saved in {checkpoint}; the same call continues")
         except FloatingPointError as error:
             where = folder / "failed_episodes.json"
             kind = trainer.samplers[trainer.progress.step % len(trainer.samplers)].config
             save_episodes(where, trainer.batch(trainer.progress.step).to("cpu"), trainer.pack, kind)
-            raise RunError(f"{error}", expected="a finite loss", where=str(folder),
-                           remedy=f"The episodes are in {where}; lower train.lr or look at these clips") from error  # fmt: skip
+            remedy = f"The episodes are in {where}; lower train.lr or look at these clips"
+            raise RunError(f"{error}", expected="a finite loss", where=str(folder), remedy=remedy) from error
 
 
 def _finish(trainer: Trainer, folder: Path) -> Run:
-    best = trainer.best or {n: t.detach().cpu() for n, t in trainer.model.state_dict().items()}
+    best = trainer.best
     progress = trainer.progress
     facts = {"config": trainer.config.to_mapping(), "pack_digest": trainer.pack.digest, "step": progress.best_step}
     write_tensors(folder / "model.safetensors", best, facts)
@@ -415,7 +452,8 @@ def _finish(trainer: Trainer, folder: Path) -> Run:
         "selection": "meta-validation NLL", "seconds": round(progress.seconds, 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "adapted": adapted_numbers(trainer.model, trainer.config.episodes[0].n_way),
-        "device": str(trainer.data.device), "subjects": {k: list(map(str, v)) for k, v in trainer.splits.subjects.items()},
+        "device": str(trainer.data.device),
+        "subjects": {split: list(map(str, names)) for split, names in trainer.splits.subjects.items()},
     }  # fmt: skip
     write_text(folder / "run.json", json.dumps(summary, indent=1))
     return Run(folder, trainer.config, read_history(folder / "history.jsonl"), summary)
@@ -453,7 +491,9 @@ def check_same(where: Path, facts: dict[str, Any], config: RunConfig, pack: Pack
         raise RunError(f"pack {facts['pack_digest']}", expected=f"pack {pack.digest}", where=str(where), remedy=remedy)
 
 
-def load_model(run_dir: str | os.PathLike[str], pack: Pack, device: str | None = None) -> tuple[STF2M, ResidentViews, Splits]:
+def load_model(
+    run_dir: str | os.PathLike[str], pack: Pack, device: str | None = None
+) -> tuple[STF2M, ResidentViews, Splits]:
     """The chosen weights of a finished run, its data and its splits.
 
     Raises:

@@ -10,8 +10,8 @@ from matplotlib.patches import FancyBboxPatch
 from stf2m_core.data.pack import Pack, RaggedViews
 from stf2m_core.errors import ResultError
 from stf2m_core.figures.look import (
-    AMOUNT, COLOURS, FAINT, GONE, GREY, INK, LETTER, MODALITY, SIGNED, SOFT, cells, drawn, name_x, name_y, sheet,
-    short, some,
+    AMOUNT, COLOURS, FAINT, GONE, GREY, INK, MODALITY, SIGNED, SOFT, cells, drawn, fit, name_x, name_y, sheet, short,
+    some, width_of,
 )  # fmt: skip
 from stf2m_core.shapes import EpisodeBatch
 
@@ -38,14 +38,18 @@ def views(pack: Pack, row: int) -> Figure:
     if not 0 <= row < len(pack.clips):
         raise ResultError(f"row {row}", expected=f"0 to {len(pack.clips) - 1}", where=str(pack.path))
     clip = pack.clips.iloc[row]
-    heights = [1.15 if _n_series(pack.view(m)) <= 2 else 1.75 for m in pack.modalities]
+    modalities = sorted(pack.modalities, key=lambda m: _n_frames(pack.view(m), row) == 1)  # bars, without time, last
+    heights = [1.15 if len(pack.view(m).nodes) * len(pack.view(m).channels) <= 2 else 1.75 for m in modalities]
     figure = sheet(8, 0.95 + sum(heights) + 0.35 * len(heights))
     axes = figure.subplots(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    timed = [
-        axis for axis, m, h in zip(axes, pack.modalities, heights, strict=True) if _view(axis, pack.view(m), m, row, clip, h)
-    ]  # fmt: skip
+    duration = float(clip["duration_s"])
+    drawn_over_time = [
+        _view(axis, pack.view(m), m, row, duration, height)
+        for axis, m, height in zip(axes, modalities, heights, strict=True)
+    ]
+    timed = [axis for axis, is_timed in zip(axes, drawn_over_time, strict=True) if is_timed]
     for axis in timed:
-        axis.set_xlim(0, float(clip["duration_s"]))
+        axis.set_xlim(0, duration)
         axis.tick_params(labelbottom=axis is timed[-1])
     if timed:
         timed[-1].set_xlabel("time since the clip's start (s)")
@@ -56,16 +60,17 @@ def views(pack: Pack, row: int) -> Figure:
     return figure
 
 
-def _n_series(view: RaggedViews) -> int:
-    return len(view.nodes) * len(view.channels)
+def _n_frames(view: RaggedViews, row: int) -> int:
+    return int(view.offsets[row + 1] - view.offsets[row])
 
 
-def _view(axis: Axes, view: RaggedViews, modality: str, row: int, clip: object, height: float) -> bool:
+def _view(axis: Axes, view: RaggedViews, modality: str, row: int, duration: float, height: float) -> bool:
     """Draw one modality; True if x is time."""
     lower, upper = int(view.offsets[row]), int(view.offsets[row + 1])
     values = np.array(view.values[lower:upper], np.float64)
     mask = np.ones(values.shape[:2], bool) if view.mask is None else np.array(view.mask[lower:upper]) > 0
     values[~mask] = np.nan
+    draw = _lines if values[0:1].size <= MOST_LINES else _image
     n_frames = f"{upper - lower} frame{'s' if upper - lower != 1 else ''}"
     axis.set_title(f"{modality} · {n_frames if mask.any() else 'not observed'}", color=INK)
     if not mask.any():
@@ -75,10 +80,7 @@ def _view(axis: Axes, view: RaggedViews, modality: str, row: int, clip: object, 
     if len(values) == 1:
         _bars(axis, values[0], view, modality)
         return False
-    times = _times(view, lower, upper, float(clip["duration_s"]))
-    series = _standardised(values.reshape(len(values), -1))
-    draw = _lines if series.shape[1] <= MOST_LINES else _image
-    draw(axis, times, series, view, modality, height)
+    draw(axis, _times(view, lower, upper, duration), values.reshape(len(values), -1), view, modality, height)
     return True
 
 
@@ -91,13 +93,16 @@ def _times(view: RaggedViews, lower: int, upper: int, duration: float) -> np.nda
     return (np.arange(n) + 0.5) * step
 
 
-def _standardised(series: np.ndarray) -> np.ndarray:
-    """(time, series) minus its mean, over its standard deviation; NaN stays NaN, a constant series becomes 0."""
+def _standardised(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(time, series) minus its mean, over its standard deviation, and the (series,) mean; NaN stays NaN.
+
+    A constant series becomes 0, a series without any value keeps the mean NaN.
+    """
     seen = np.isfinite(series)
-    count = np.maximum(seen.sum(0), 1)
-    mean = np.where(seen, series, 0).sum(0) / count
-    deviation = np.sqrt((np.where(seen, series - mean, 0) ** 2).sum(0) / count)
-    return (series - mean) / np.where(deviation > 1e-9, deviation, 1)
+    count = seen.sum(0)
+    mean = np.where(seen, series, 0).sum(0) / np.maximum(count, 1)
+    deviation = np.sqrt((np.where(seen, series - mean, 0) ** 2).sum(0) / np.maximum(count, 1))
+    return (series - mean) / np.where(deviation > 1e-9, deviation, 1), np.where(count > 0, mean, np.nan)
 
 
 def _series_names(view: RaggedViews) -> list[str]:
@@ -110,16 +115,22 @@ def _series_names(view: RaggedViews) -> list[str]:
 
 def _lines(axis: Axes, times: np.ndarray, series: np.ndarray, view: RaggedViews, modality: str, height: float) -> None:
     n, step = series.shape[1], 5.0  # standard deviations between neighbouring lines
+    series, mean = _standardised(series)
+    beside = axis.get_yaxis_transform()
+    axis.text(1.01, 1.0, "mean", transform=axis.transAxes, fontsize=9, color=SOFT, va="bottom")
     for number in range(n):
         colour = MODALITY.get(modality, GREY)
         axis.axhline(number * step, color=FAINT, linewidth=0.7)
         axis.plot(times, number * step - series[:, number], color=colour, linewidth=1.1, marker=".", markersize=2.5)
+        said = f"{mean[number]:.2f}".replace("-", "−") if np.isfinite(mean[number]) else "none"
+        axis.text(1.01, number * step, said, transform=beside, fontsize=9, color=SOFT, va="center")
     axis.set_ylim((n - 0.4) * step, -0.6 * step)
     name_y(axis, _series_names(view), height, np.arange(n) * step)
     axis.tick_params(axis="y", length=0)
 
 
 def _image(axis: Axes, times: np.ndarray, series: np.ndarray, view: RaggedViews, modality: str, height: float) -> None:
+    series = _standardised(series)[0]
     middle = (times[1:] + times[:-1]) / 2
     edges = np.concatenate([[max(0, 2 * times[0] - middle[0])], middle, [2 * times[-1] - middle[-1]]])
     edges = np.maximum.accumulate(edges)
@@ -150,7 +161,7 @@ def _bars(axis: Axes, values: np.ndarray, view: RaggedViews, modality: str) -> N
         label = short(view.channels[number], 18) if by_node else None
         axis.bar(at, np.nan_to_num(column), width * 0.92, color=colours[number % len(colours)], label=label)
     axis.axhline(0, color=SOFT, linewidth=0.8)
-    axis.set_xlim(-0.6, max(len(names) - 0.4, 3))
+    axis.set_xlim(-0.6, max(len(names) - 0.4, 8))
     name_x(axis, [short(name, 14) for name in names], 6.4)
     axis.set_ylabel("value")
     if by_node and len(view.channels) > 1 and len(view.channels) <= MOST_LINES:
@@ -192,10 +203,10 @@ def label_counts(pack: Pack) -> Figure:
     name_x(heat, [short(name, 14) for name in subjects], width)
     name_y(heat, names, height)
     heat.set_xlabel("subject")
-    for axis, bars in ((top, top.bar), (right, right.barh)):
-        bars(np.arange(counts.shape[axis is right and 0 or 1]), counts.sum(1 if axis is right else 0), 0.8, color=SOFT)
-    top.tick_params(axis="x", length=0, labelbottom=False)
-    right.tick_params(axis="y", length=0, labelleft=False)
+    top.bar(np.arange(len(subjects)), counts.sum(0), 0.8, color=SOFT)
+    right.barh(np.arange(len(names)), counts.sum(1), 0.8, color=SOFT)
+    top.tick_params(axis="x", which="both", length=0, labelbottom=False)
+    right.tick_params(axis="y", which="both", length=0, labelleft=False)
     right.locator_params(axis="x", nbins=2)
     top.locator_params(axis="y", nbins=2)
     right.set_xlabel("clips per label")
@@ -210,8 +221,8 @@ def _numbers(axis: Axes, counts: np.ndarray) -> None:
         axis.text(j, i, str(count), ha="center", va="center", fontsize=9, color=colour if count else SOFT)
 
 
-CELL, GAP = 0.86, 0.3  # inches: width of a clip's cell, room between support and query
-MOST_CELLS = 8
+CELL, SEAM, GAP = 0.96, 0.06, 0.3  # inches: a clip's cell with its seam, room between support and query
+MOST_CELLS = 7
 
 
 @drawn
@@ -236,20 +247,20 @@ def episode(pack: Pack, batch: EpisodeBatch, index: int = 0) -> Figure:
     one = batch[index : index + 1]
     classes, support, query = (getattr(one, name)[0].numpy() for name in ("classes", "support", "query"))
     queries = [query[one.query_label[0].numpy() == way] for way in range(len(classes))]
-    kind, unit, title = _sides(pack, support.reshape(-1), query)
+    unit, title = _sides(pack, support.reshape(-1), query)
     n_support, n_query = _columns(support.shape[1], max(map(len, queries)))
     names = [short(pack.labels[c], 24) for c in classes]
-    margin = 0.2 + LETTER * max(map(len, names))
-    width = max(margin + (n_support + n_query) * CELL + GAP + 0.5, 0.1 + LETTER * max(map(len, title.split("\n"))))
-    figure = sheet(width, 1.35 + 0.5 * len(classes))
+    margin = 0.25 + max(map(width_of, names))
+    width = max(margin + (n_support + n_query) * CELL + GAP, 0.3 + width_of(title, 9.5))
+    figure = sheet(width, 1.25 + 0.5 * len(classes))
     axis = figure.subplots()
     known = {name: i for i, name in enumerate(dict.fromkeys(unit[np.concatenate([support.reshape(-1), query])]))}
     clips = _tails(pack, np.concatenate([support.reshape(-1), query]))
     for way in range(len(classes)):
         for rows, start, most in ((support[way], 0.0, n_support), (queries[way], n_support * CELL + GAP, n_query)):
             _cells(axis, rows, start, way, most, unit, known, clips)
-    axis.set_xlim(-0.03, (n_support + n_query) * CELL + GAP + 0.4)
-    axis.set_ylim(len(classes) - 0.5, -0.95)
+    axis.set_xlim(-0.03, width - margin)
+    axis.set_ylim(len(classes) - 0.5, -0.85)
     axis.spines[:].set_visible(False)
     axis.set_yticks(np.arange(len(classes)), names)
     axis.set_xticks([])
@@ -266,8 +277,8 @@ def _columns(n_shot: int, n_query: int) -> tuple[int, int]:
     return n_support, max(min(n_query, MOST_CELLS - n_support), 1)
 
 
-def _sides(pack: Pack, support: np.ndarray, query: np.ndarray) -> tuple[str, np.ndarray, str]:
-    """Kind of unit that must not be shared, the unit of every clip of the pack, and the sentence that says whether."""
+def _sides(pack: Pack, support: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, str]:
+    """The unit of every clip of the pack that must not be shared, and the sentence that says whether."""
     column = {name: pack.clips[name].to_numpy(str) for name in ("subject", "group")}
     people = set(column["subject"][support]) | set(column["subject"][query])
     kind = "group" if len(people) == 1 else "subject"
@@ -276,19 +287,23 @@ def _sides(pack: Pack, support: np.ndarray, query: np.ndarray) -> tuple[str, np.
     n_support, n_query, n_shared = len(sides[0]), len(sides[1]), len(sides[0] & sides[1])
     who = f"subject {short(people.pop(), 16)}: " if kind == "group" else ""
     words = [f"{n} {kind}{'s' if n != 1 else ''}" for n in (n_support, n_query)]
-    shared = f"none shared" if n_shared == 0 else f"{n_shared} SHARED"
-    return kind, unit, f"{who}support of {words[0]}, query of {words[1]}, {shared}\ncolour and upper line = {kind}, lower line = clip"
+    shared = "none shared" if n_shared == 0 else f"{n_shared} SHARED"
+    legend = f"colour and upper line: {kind}; lower line: clip"
+    return unit, f"{who}support of {words[0]}, query of {words[1]}, {shared}\n{legend}"
 
 
 def _tails(pack: Pack, rows: np.ndarray) -> dict[int, str]:
-    """Clip ids without what all of them begin with and without the subject's name in front."""
-    ids = {int(r): str(pack.clips["clip_id"].iloc[r]) for r in rows}
-    subjects = {r: str(pack.clips["subject"].iloc[r]) for r in ids}
-    ids = {r: i[len(subjects[r]) :].lstrip("-_/.") if i.startswith(subjects[r]) else i for r, i in ids.items()}
-    texts = sorted(ids.values())
-    first, last = texts[0], texts[-1]
+    """Clip ids without the subject's name and without the parts that all of them begin with."""
+    marks = "-_/. "
+    ids = {}
+    for row in rows.tolist():
+        clip, subject = (str(pack.clips[name].iloc[row]) for name in ("clip_id", "subject"))
+        ids[row] = clip.removeprefix(subject).removesuffix(subject).strip(marks) or clip
+    first, last = min(ids.values()), max(ids.values())
     n_same = next((k for k, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-    return {r: (text[n_same:] if len(text) > 9 else text)[-9:].replace("$", r"\$") for r, text in ids.items()}
+    while n_same > 0 and first[n_same - 1] not in marks:
+        n_same -= 1
+    return {row: text[n_same:] or text for row, text in ids.items()}
 
 
 def _cells(
@@ -299,12 +314,12 @@ def _cells(
     for number, row in enumerate(shown.tolist()):
         colour = COLOURS[known[unit[row]] % len(COLOURS)]
         at = start + number * CELL
-        box = FancyBboxPatch((at, way - 0.42), CELL - 0.06, 0.84, boxstyle="round,pad=0,rounding_size=0.06",
+        box = FancyBboxPatch((at, way - 0.42), CELL - SEAM, 0.84, boxstyle="round,pad=0,rounding_size=0.06",
                              facecolor=f"{colour}33", edgecolor=colour, linewidth=1)  # fmt: skip
         axis.add_patch(box)
-        middle = at + (CELL - 0.06) / 2
-        axis.text(middle, way - 0.19, short(unit[row], 9), ha="center", va="center", fontsize=9, fontweight="bold")
-        axis.text(middle, way + 0.2, clips[row], ha="center", va="center", fontsize=9, color=INK)
+        middle, room = at + (CELL - SEAM) / 2, CELL - SEAM - 0.06
+        axis.text(middle, way - 0.19, fit(unit[row], room, "bold"), ha="center", va="center", fontsize=9, fontweight="bold")
+        axis.text(middle, way + 0.2, fit(clips[row], room), ha="center", va="center", fontsize=9, color=INK)
     if len(rows) > most:
         axis.text(start + (most - 1) * CELL + 0.1, way, f"+ {len(rows) - most + 1}", va="center", color=SOFT)
     if len(rows) == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -16,6 +16,8 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
 
 from stf2m_core.errors import ResultError
 
@@ -40,7 +42,6 @@ STYLE = {
     "figure.constrained_layout.w_pad": 0.06, "figure.constrained_layout.h_pad": 0.06,
 }  # fmt: skip
 _PLAIN = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "toolbar"))}
-LETTER = 0.085  # width of a letter of 9 points, inches, a little more than the mean
 LINE = 0.165  # height of a line of 9 points with its gap, inches
 
 
@@ -99,13 +100,29 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+@lru_cache(maxsize=4096)
+def width_of(text: str, size: float = 9.0, weight: str = "normal") -> float:
+    """Width of a line of text, inches; the longest line counts."""
+    font = FontProperties(family="DejaVu Sans", size=size, weight=weight)
+    lines = text.replace(r"\$", "S").split("\n")
+    return max(TextToPath().get_text_width_height_descent(line, font, False)[0] for line in lines) / 72
+
+
 def short(name: object, most: int = 26) -> str:
     """A name of at most `most` letters; what is too long loses its middle. Dollar signs stay dollar signs."""
     name = " ".join(str(name).split())
     if len(name) > most:
-        head = (most - 1 + 1) // 2
+        head = most // 2
         name = f"{name[:head]}…{name[len(name) - (most - 1 - head) :]}"
     return name.replace("$", r"\$")
+
+
+def fit(name: object, inches: float, weight: str = "normal") -> str:
+    """A name shortened until it is at most `inches` wide."""
+    most = len(str(name))
+    while most > 2 and width_of(short(name, most), weight=weight) > inches:
+        most -= 1
+    return short(name, most)
 
 
 def name_x(axis: Axes, names: Sequence[str], room: float, at: Sequence[float] | None = None) -> None:
@@ -114,10 +131,8 @@ def name_x(axis: Axes, names: Sequence[str], room: float, at: Sequence[float] | 
     lower, upper = sorted(axis.get_xlim())
     inch = room / max(upper - lower, 1e-9)
     gaps = np.diff(at) * inch if len(at) > 1 else np.array([room])
-    widths = np.array([len(name) * LETTER for name in names])
-    is_level = len(names) < 2 and widths.max(initial=0) < room + 1 or bool(
-        ((widths[:-1] + widths[1:]) / 2 + 0.08 < gaps).all() and len(names) > 1
-    )  # fmt: skip
+    widths = np.array([width_of(name) for name in names])
+    is_level = bool((widths[:1] < room).all() if len(names) < 2 else ((widths[:-1] + widths[1:]) / 2 + 0.1 < gaps).all())
     every = 1 if is_level else max(1, int(np.ceil(LINE / gaps.min())))
     axis.set_xticks(at[::every], list(names)[::every], rotation=0 if is_level else 90)
 

@@ -55,9 +55,9 @@ class TemporalConvolution(nn.Module):
     Source: gates as in STGCN (Yu et al. 2018), renormaliser as in partial convolution (Liu et al. 2018).
     """
 
-    def __init__(self, width: int, kernel: int, dilation: int):
+    def __init__(self, width: int, kernel: int, dilation: int, causal: bool = False):
         super().__init__()
-        self.offsets = [dilation * (i - kernel // 2) for i in range(kernel)]
+        self.offsets = [dilation * (i - (kernel - 1 if causal else kernel // 2)) for i in range(kernel)]
         self.mix = nn.Linear(kernel * width, 2 * width, bias=False)
         self.bias = nn.Parameter(torch.zeros(2 * width))
 
@@ -126,9 +126,9 @@ class Block(nn.Module):
     def __init__(self, prior: Tensor, config: EncoderConfig):
         super().__init__()
         width = config.hidden
-        self.before = TemporalConvolution(width, config.kernel, config.dilations[0])
+        self.before = TemporalConvolution(width, config.kernel, config.dilations[0], config.causal)
         self.spatial = SpatialConvolution(width, prior, config.hops, config.spatial == "identity")
-        self.after = TemporalConvolution(width, config.kernel, config.dilations[1])
+        self.after = TemporalConvolution(width, config.kernel, config.dilations[1], config.causal)
         self.norm = nn.LayerNorm(width)
 
     def forward(self, state: Tensor, mask: Tensor) -> Tensor:
@@ -292,7 +292,8 @@ class Encoder(nn.Module):
         parts, start = [], 0
         for name, size in zip(self.names, self.sizes, strict=True):
             nodes = slice(start, start + size)
-            parts.append(self._read_out(name, state[:, :, nodes].flatten(1, 2), encoded.mask[:, :, nodes].flatten(1, 2)))
+            own = (t[:, :, nodes].flatten(1, 2) for t in (state, encoded.mask))
+            parts.append(self._read_out(name, *own))
             start += size
         z = torch.stack(parts, 1)
         score = torch.cat([self.voice[n](part) for n, part in zip(self.names, parts, strict=True)], 1)

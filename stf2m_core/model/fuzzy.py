@@ -1,7 +1,7 @@
 """Generalised fuzzy rules: clip embeddings go in; firing, typicality, consequents and label distributions come out.
 
-A rule's antecedent is one multivariate Gaussian with a full inverse covariance of low-rank form, so its ellipsoid may be
-rotated. Source: generalised Takagi-Sugeno rules (Lughofer et al. 2015); METHOD, 'Fuzzy rules'.
+A rule's antecedent is one multivariate Gaussian with a full inverse covariance of low-rank form, so its ellipsoid may
+be rotated. Source: generalised Takagi-Sugeno rules (Lughofer et al. 2015); METHOD, 'Fuzzy rules'.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""ST-F2M: the one place where encoder, fuzzy rules and meta-RNN meet. adapt(support) -> fast weights -> predict(query).
+"""ST-F2M, where encoder, fuzzy rules and meta-RNN meet: adapt(support) -> fast weights, predict(query, fast weights).
 
-Every fast tensor carries a leading episode axis, losses of different episodes are independent, and one gradient of their
-sum gives every episode's gradient: the whole meta-batch is one batch. Source: METHOD, 'Adaptation'.
+Every fast tensor carries a leading episode axis, losses of different episodes are independent, and one gradient of
+their sum gives every episode's gradient: the whole meta-batch is one batch. Source: METHOD, 'Adaptation'.
 """
 
 from __future__ import annotations

@@ -1,0 +1,251 @@
+"""Which runs answer which question: folds, seeds, variants and settings of each data set, and where their files lie.
+
+The notebooks call these functions, one per cell; `make reproduce` orders the notebooks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from stf2m_core import results, training
+from stf2m_core.config import EpisodeConfig, RunConfig
+from stf2m_core.data.pack import Pack
+from stf2m_core.errors import ConfigError, RunError
+from stf2m_core.evaluation import CONTROLS, evaluate, evaluate_control, score
+from stf2m_core.results import Record
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "no-spatial": {"encoder__spatial": "identity"},
+    "no-temporal": {"encoder__kernel": 1},
+    "no-fuzzy": {"fuzzy__kind": "mlp"},
+    "no-meta-rnn": {"meta_rnn__kind": "constant"},
+    "no-views": {"inner__n_views": 0, "train__view_drop": 0.0},
+}
+"""What each ablation changes; everything else is shared."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a data set needs besides the defaults.
+
+    Attributes:
+        train: kinds of training episode, in turn.
+        test: settings of the tables.
+        changes: of the config, as `RunConfig.replace` takes them, in every profile.
+        profiles: further changes per profile.
+    """
+
+    train: tuple[EpisodeConfig, ...]
+    test: tuple[EpisodeConfig, ...]
+    changes: dict[str, Any] = field(default_factory=dict)
+    profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Design:
+    """Runs of one table.
+
+    Attributes:
+        folds: blocks of subjects that are meta-test in turn.
+        seeds: of the training.
+        variants: (variant, folds) pairs.
+    """
+
+    folds: tuple[int, ...]
+    seeds: tuple[int, ...]
+    variants: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+def _kinds(n_way: int, *kinds: tuple[str, int, int]) -> tuple[EpisodeConfig, ...]:
+    return tuple(EpisodeConfig(regime=r, n_way=n_way, n_shot=k, n_query=q) for r, k, q in kinds)
+
+
+STUDIES: dict[str, Study] = {
+    "ravdess_features": Study(
+        train=_kinds(8, ("P", 1, 2), ("D", 1, 4), ("P", 2, 2), ("D", 5, 3)),
+        test=_kinds(8, ("P", 1, 2), ("P", 2, 2), ("D", 1, 2), ("D", 5, 2)),
+        # the two sentences are spoken in every emotion: their text says nothing and is left out
+        changes={"views__modalities": ("audio", "visual"), "split__n_val_subjects": 3},
+        profiles={"smoke": {"train__max_steps": 60}},
+    ),
+    "synemo": Study(
+        train=_kinds(5, ("D", 1, 5), ("D", 5, 5)),
+        test=_kinds(5, ("D", 1, 5), ("D", 5, 5)),
+        changes={"split__n_val_subjects": 8},
+    ),
+}
+"""Data sets of which the kit knows what to ask."""
+
+
+def study_of(pack: Pack) -> Study:
+    """The study of a pack; a pack the kit does not know gets Regime D, up to five ways, one shot."""
+    if pack.name in STUDIES:
+        return STUDIES[pack.name]
+    kinds = _kinds(min(5, len(pack.labels)), ("D", 1, 2))
+    return Study(train=kinds, test=kinds)
+
+
+def design(dataset: str, profile: str) -> Design:
+    """Folds, seeds and variants of a profile: the ablation runs on the first fold only."""
+    n_folds = 4 if profile != "smoke" and dataset in STUDIES and dataset != "synemo" else 1
+    folds = tuple(range(n_folds))
+    seeds = (0,) if profile != "paper" else (0, 1, 2)
+    variants = tuple((name, folds if name == "full" or profile == "paper" else (0,)) for name in VARIANTS)
+    return Design(folds, seeds, variants)
+
+
+def config_for(pack: Pack, profile: str, *, variant: str = "full", fold: int = 0, seed: int = 0) -> RunConfig:
+    """All settings of one run.
+
+    Raises:
+        ConfigError: on an unknown profile or variant.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(f"variant = {variant!r}", expected=f"one of {', '.join(VARIANTS)}", where="config_for")
+    study = study_of(pack)
+    config = RunConfig.preset(profile).replace(episodes=[asdict(kind) for kind in study.train])
+    config = config.replace(**study.changes, **study.profiles.get(profile, {}))
+    return config.replace(**VARIANTS[variant], split__fold=fold, train__seed=seed)
+
+
+def run_folder(out: str | os.PathLike[str], pack: Pack, config: RunConfig, variant: str) -> Path:
+    """Where a run lies: results/runs/<data set>/<variant>-fold<f>-seed<s>-<digest>."""
+    name = f"{variant}-fold{config.split.fold}-seed{config.train.seed}-{config.digest()}"
+    return Path(out) / "runs" / pack.name / name
+
+
+def train(
+    pack: Pack,
+    config: RunConfig,
+    run_dir: str | os.PathLike[str],
+    *,
+    resume: Literal["auto", "restart"] = "auto",
+    progress_bar: bool = True,
+) -> training.Run:
+    """Meta-train, or continue, or return the finished run in `run_dir`; selection is by meta-validation NLL.
+
+    Args:
+        pack: the data.
+        config: settings.
+        run_dir: folder of the run; made if absent.
+        resume: "auto" continues what is there; "restart" begins anew.
+        progress_bar: on standard error.
+
+    Raises:
+        RunError: if the folder holds a run of other settings or another pack, or the loss becomes non-finite.
+    """
+    return training.train(pack, config, run_dir, validate=score, resume=resume, progress_bar=progress_bar)
+
+
+def train_run(pack: Pack, config: RunConfig, out: str | os.PathLike[str], *, variant: str = "full",
+              progress_bar: bool = True) -> training.Run:  # fmt: skip
+    """Train a run, continue it, or return it if it is finished.
+
+    Args:
+        pack: the data.
+        config: from `config_for`, or your own.
+        out: the results folder.
+        variant: name for tables.
+        progress_bar: on standard error.
+    """
+    return train(pack, config, run_folder(out, pack, config, variant), progress_bar=progress_bar)
+
+
+def evaluate_run(pack: Pack, config: RunConfig, out: str | os.PathLike[str], *, variant: str = "full") -> list[Record]:
+    """Records of one run in every setting of its study; with the full variant also the controls, same episodes.
+
+    The records are written to results/records/<data set>/.
+
+    Raises:
+        RunError: if the run is not finished.
+    """
+    made = []
+    for setting in study_of(pack).test:
+        made.append(evaluate(run_folder(out, pack, config, variant), pack, setting, variant=variant,
+                             seed=config.evaluation.seed))  # fmt: skip
+        if variant == "full" and config.train.seed == 0:
+            made += [evaluate_control(c, pack, config, setting, seed=config.evaluation.seed) for c in CONTROLS]
+    for record in made:
+        record.to_json(record_file(out, record))
+    return made
+
+
+def record_file(out: str | os.PathLike[str], record: Record) -> Path:
+    """Where a record lies; the settings are in the name, so that records of other settings never mix in."""
+    setting = EpisodeConfig(**{n: record.episode[n] for n in EpisodeConfig.__dataclass_fields__}).title
+    facts = [record.method, record.variant, setting, f"fold{record.fold}", f"seed{record.seed}", record.config_digest]
+    name = "_".join(facts)
+    return Path(out) / "records" / record.dataset / (name.replace(" ", "-").replace(",", "") + ".json")
+
+
+def records_of(pack: Pack, out: str | os.PathLike[str], profile: str) -> list[Record]:
+    """The records of a profile's design, as far as they exist.
+
+    Raises:
+        RunError: if there is none.
+    """
+    wanted = {
+        config_for(pack, profile, variant=variant, fold=fold, seed=seed).digest()
+        for variant, folds in design(pack.name, profile).variants
+        for fold in folds
+        for seed in design(pack.name, profile).seeds
+    }
+    folder = Path(out) / "records" / pack.name
+    found = results.load_records(folder) if folder.exists() else []
+    found = [r for r in found if r.config_digest in wanted and r.pack_digest == pack.digest]
+    if not found:
+        raise RunError(f"no record of profile {profile}", expected="evaluated runs", where=str(folder),
+                       remedy=f"Run `make reproduce PROFILE={profile}` or notebook 07 first")  # fmt: skip
+    return found
+
+
+def setting_of(record: Record) -> str:
+    """As in tables, e.g. "P 8-way 1-shot"."""
+    return EpisodeConfig(**{n: record.episode[n] for n in EpisodeConfig.__dataclass_fields__}).title
+
+
+def main_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Accuracy of each method in each setting over all folds and seeds, with both intervals.
+
+    Three readings of ST-F2M stand apart: adapted, zero inner steps, prototypes alone.
+    """
+    rows = []
+    readings = {"accuracy": "ST-F2M", "accuracy_zero_step": "ST-F2M, zero steps"}
+    readings |= {"accuracy_prototype": "ST-F2M, prototypes only"}
+    for method in ("st-f2m", *CONTROLS):
+        for metric, title in (readings if method == "st-f2m" else {"accuracy": method}).items():
+            chosen = [r for r in records if r.method == method and r.variant == "full"]
+            for setting in dict.fromkeys(setting_of(r) for r in chosen):
+                estimate = results.combine([r for r in chosen if setting_of(r) == setting], metric)
+                rows.append({"method": title, "setting": setting} | asdict(estimate))
+    return rows
+
+
+def ablation_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Paired differences to the full model on identical episodes, folds that both have."""
+    full = {(setting_of(r), r.fold, r.seed): r for r in records if r.method == "st-f2m" and r.variant == "full"}
+    rows = []
+    for variant in [v for v in VARIANTS if v != "full"]:
+        for setting in dict.fromkeys(key[0] for key in full):
+            own = [r for r in records if r.variant == variant and setting_of(r) == setting]
+            pairs = [(r, full[key]) for r in own if (key := (setting, r.fold, r.seed)) in full]
+            if pairs:
+                gap = results.compare([a for a, _ in pairs], [b for _, b in pairs]).difference
+                rows.append({"variant": variant, "setting": setting, "difference": gap.mean} | asdict(gap))
+    return rows
+
+
+def table_of(rows: Sequence[dict[str, Any]], *, index: str = "method") -> pd.DataFrame:
+    """Rows by method and columns by setting; each cell is an estimate in words."""
+    parts = [f.name for f in fields(results.Estimate)]
+    cells = [str(results.Estimate(**{name: row[name] for name in parts})) for row in rows]
+    frame = pd.DataFrame([{index: r[index], "setting": r["setting"]} for r in rows]).assign(cell=cells)
+    order = list(dict.fromkeys(frame[index])), list(dict.fromkeys(frame["setting"]))
+    return frame.pivot(index=index, columns="setting", values="cell").loc[order[0], order[1]]
