@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -26,65 +27,94 @@ def _refuse(condition: bool, what: str, expected: str, where: str) -> None:
         raise ConfigError(what, expected=expected, where=where)
 
 
+def at_least(default: float, least: float) -> Any:
+    """A number from `least` on."""
+    return field(default=default, metadata={"expected": f"at least {least}", "holds": lambda x: x >= least})
+
+
+def more_than(default: float, least: float) -> Any:
+    """A number above `least`."""
+    return field(default=default, metadata={"expected": f"more than {least}", "holds": lambda x: x > least})
+
+
+def between(default: float, least: float, most: float, *, least_open: bool = False, closed: bool = True) -> Any:
+    """A number from `least` to `most`, with or without the ends."""
+    bounds = f"{'(' if least_open else '['}{least}, {most}{']' if closed else ')'}"
+
+    def holds(x: float) -> bool:
+        return (x > least if least_open else x >= least) and (x <= most if closed else x < most)
+
+    return field(default=default, metadata={"expected": f"a number in {bounds}", "holds": holds})
+
+
+class _Settings:
+    """What all settings do when they are made: types and bounds are checked, an int given for a float becomes one."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        hints, where = get_type_hints(type(self)), type(self).__name__
+        for item in fields(self):
+            value = _build(hints[item.name], getattr(self, item.name), f"{where}.{item.name}")
+            object.__setattr__(self, item.name, value)
+            wrong = isinstance(value, float) and not math.isfinite(value)
+            _refuse(wrong, f"{item.name} = {value}", "a finite number", where)
+            if "holds" in item.metadata:
+                wrong = not item.metadata["holds"](value)
+                _refuse(wrong, f"{item.name} = {value}", item.metadata["expected"], where)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ViewConfig:
+class ViewConfig(_Settings):
     """How clips become padded views."""
 
     modalities: tuple[str, ...] = ()
     """Names to use; empty: all of the pack."""
-    step_s: float = 0.1
-    """Finest grid step in seconds; a modality sampled more coarsely keeps its own median step."""
+    step_s: float = more_than(0.1, 0)
+    """Grid step in seconds; a modality sampled more coarsely keeps its own frames."""
     normalise: Literal["support", "global", "none"] = "support"
     """Which statistics standardise the values (METHOD, 'Support-anchored normalisation')."""
-    shrinkage: float = 5.0
+    shrinkage: float = at_least(5.0, 0)
     """Weight of the meta-train statistics, in clips."""
 
-    def __post_init__(self) -> None:
-        _refuse(self.step_s <= 0, f"step_s = {self.step_s}", "a number of seconds > 0", "views")
-        _refuse(self.shrinkage < 0, f"shrinkage = {self.shrinkage}", "a number of clips >= 0", "views")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitConfig:
+class SplitConfig(_Settings):
     """Meta-splits: disjoint by subject and group and, in Regime C, by label."""
 
-    fold: int = 0
+    fold: int = at_least(0, 0)
     """Which block of subjects is meta-test."""
-    n_folds: int = 4
+    n_folds: int = at_least(4, 2)
     """Blocks of neighbouring subjects."""
-    n_val_subjects: int = 3
+    n_val_subjects: int = at_least(3, 1)
     """Subjects of meta-validation, the ones that follow the meta-test block."""
-    n_val_labels: int = 0
+    n_val_labels: int = at_least(0, 0)
     """Labels only in meta-validation (Regime C)."""
-    n_test_labels: int = 0
+    n_test_labels: int = at_least(0, 0)
     """Labels only in meta-test (Regime C)."""
 
     def __post_init__(self) -> None:
+        _Settings.__post_init__(self)
         _refuse(not 0 <= self.fold < self.n_folds, f"fold = {self.fold}", f"0 to {self.n_folds - 1}", "split")
-        _refuse(self.n_val_subjects < 1, f"n_val_subjects = {self.n_val_subjects}", "at least 1", "split")
         _refuse((self.n_val_labels == 0) != (self.n_test_labels == 0), "only one of n_val_labels, n_test_labels is 0",
                 "both or neither", "split")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeConfig:
+class EpisodeConfig(_Settings):
     """One kind of N-way K-shot episode."""
 
     regime: Regime = "D"
     """P, D or C; see `Regime`."""
-    n_way: int = 5
+    n_way: int = at_least(5, 2)
     """Classes per episode."""
-    n_shot: int = 1
+    n_shot: int = at_least(1, 1)
     """Support clips per class."""
-    n_query: int = 5
+    n_query: int = at_least(5, 1)
     """Query clips per class (natural prior: on average)."""
     query_prior: Literal["balanced", "natural"] = "balanced"
     """Exactly n_query per class, or as the clips come."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("n_way", 2), ("n_shot", 1), ("n_query", 1)):
-            value = getattr(self, name)
-            _refuse(value < least, f"{name} = {value}", f"at least {least}", "episode")
 
     @property
     def title(self) -> str:
@@ -94,191 +124,179 @@ class EpisodeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(_Settings):
     """Temporal-spatial-temporal convolution, per modality and then on the joint graph."""
 
-    hidden: int = 32
+    hidden: int = at_least(32, 1)
     """Channels of every node."""
-    embedding: int = 64
+    embedding: int = at_least(64, 1)
     """Numbers per clip after fusion."""
-    kernel: int = 3
+    kernel: int = at_least(3, 1)
     """Taps of a temporal convolution, odd; 1 switches temporal mixing off (ablation)."""
     dilations: tuple[int, int] = (1, 2)
     """Of the two temporal convolutions of a block."""
     causal: bool = False
     """Temporal convolutions look back only, for a clip that is still running."""
-    hops: int = 2
+    hops: int = at_least(2, 0)
     """Powers of each adjacency."""
     spatial: Literal["diffusion", "identity"] = "diffusion"
     """Learned and prior graph, or no mixing of nodes (ablation; same number of weights)."""
-    slot_s: float = 0.5
+    slot_s: float = more_than(0.5, 0)
     """Width of a slot of the joint graph, seconds."""
-    max_slots: int = 32
+    max_slots: int = at_least(32, 2)
     """Longer clips get wider slots."""
-    dropout: float = 0.1
+    dropout: float = between(0.1, 0, 1, closed=False)
     """Of block outputs and of the clip embedding."""
 
     def __post_init__(self) -> None:
-        _refuse(self.kernel < 1 or self.kernel % 2 == 0, f"kernel = {self.kernel}", "an odd number >= 1", "encoder")
-        _refuse(not 0 <= self.dropout < 1, f"dropout = {self.dropout}", "a rate in [0, 1)", "encoder")
-        _refuse(self.slot_s <= 0, f"slot_s = {self.slot_s}", "a number of seconds > 0", "encoder")
-        _refuse(self.max_slots < 2, f"max_slots = {self.max_slots}", "at least 2", "encoder")
+        _Settings.__post_init__(self)
+        _refuse(self.kernel % 2 == 0, f"kernel = {self.kernel}", "an odd number", "encoder")
+        _refuse(min(self.dilations) < 1, f"dilations = {self.dilations}", "at least 1", "encoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FuzzyConfig:
+class FuzzyConfig(_Settings):
     """Generalised fuzzy rules."""
 
     kind: Literal["rules", "mlp"] = "rules"
     """Rules, or a plain network of as many weights (ablation)."""
-    n_rules: int = 24
+    n_rules: int = at_least(24, 2)
     """Rules."""
-    n_features: int = 16
+    n_features: int = at_least(16, 1)
     """Features that the antecedents see."""
-    rank: int = 4
+    rank: int = at_least(4, 0)
     """Of the rotated part of each precision; 0: axis-parallel ellipsoids."""
-    n_consequents: int = 16
+    n_consequents: int = at_least(16, 1)
     """Numbers each rule answers with."""
-    entropy: float = 0.7
+    entropy: float = between(0.7, 0, 1, closed=False, least_open=True)
     """Mean normalised entropy of firing that calibration starts from."""
-    drop_rule: float = 0.1
+    drop_rule: float = between(0.1, 0, 1, closed=False)
     """Share of rules left out per training episode; at least two stay."""
-    prior_weight: float = 1.0
+    prior_weight: float = more_than(1.0, 0)
     """Clips' worth of prior in a rule's label distribution."""
 
-    def __post_init__(self) -> None:
-        _refuse(self.n_rules < 2, f"n_rules = {self.n_rules}", "at least 2", "fuzzy")
-        _refuse(not 0 < self.entropy < 1, f"entropy = {self.entropy}", "a number in (0, 1)", "fuzzy")
-        _refuse(not 0 <= self.drop_rule < 1, f"drop_rule = {self.drop_rule}", "a rate in [0, 1)", "fuzzy")
-        _refuse(self.rank < 0, f"rank = {self.rank}", "at least 0", "fuzzy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MetaRNNConfig:
+class MetaRNNConfig(_Settings):
     """The recurrent network that reads each emotion task of the support."""
 
     kind: Literal["bilstm", "constant"] = "bilstm"
     """Reads the support, or learned constants in its place (ablation)."""
-    hidden: int = 40
+    hidden: int = at_least(40, 1)
     """Per direction."""
-    n_layers: int = 2
+    n_layers: int = at_least(2, 1)
     """Stacked recurrent layers."""
-    task_size: int = 32
+    task_size: int = at_least(32, 1)
     """Numbers of the task code tau."""
-    n_orders: int = 4
+    n_orders: int = at_least(4, 1)
     """Random orders of the support that are averaged at test."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InnerConfig:
+class InnerConfig(_Settings):
     """Fast weights and the inner loop."""
 
-    steps_train: int = 3
+    steps_train: int = at_least(3, 0)
     """Inner steps while training."""
-    steps_test: int = 5
+    steps_test: int = at_least(5, 0)
     """Inner steps at meta-test."""
     fast: tuple[Literal["head", "fuzzy", "film"], ...] = ("head", "fuzzy", "film")
     """Groups of weights that adapt."""
-    n_views: int = 1
+    n_views: int = at_least(1, 0)
     """Random views of each support clip in the inner loss; 0: the clean clips (ablation)."""
-    modality_drop: float = 0.3
+    modality_drop: float = between(0.3, 0, 1)
     """Chance that a random view leaves a modality out; one always stays."""
-    single_modality: float = 0.15
+    single_modality: float = between(0.15, 0, 1)
     """Chance that a random view keeps exactly one modality."""
-    crop: float = 0.7
+    crop: float = between(0.7, 0, 1, least_open=True)
     """Least share of the clip's duration that a random view keeps."""
-    clip_norm: float = 5.0
+    clip_norm: float = more_than(5.0, 0)
     """Bound on the norm of an episode's inner gradient."""
     label_knowledge: bool = True
     """Known emotions carry what meta-training learned of them (anchors, rule priors); always off for new emotions."""
 
     def __post_init__(self) -> None:
-        _refuse(not 0 < self.crop <= 1, f"crop = {self.crop}", "a share in (0, 1]", "inner")
-        _refuse(min(self.steps_train, self.steps_test, self.n_views) < 0, "a negative number of steps or views",
-                "at least 0", "inner")  # fmt: skip
+        _Settings.__post_init__(self)
         _refuse(not self.fast, "fast = ()", "at least one of head, fuzzy, film", "inner")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(_Settings):
     """The outer loop."""
 
     seed: int = 0
     """Of everything random in the run."""
-    meta_batch: int = 4
+    meta_batch: int = at_least(4, 1)
     """Episodes per outer step."""
-    max_steps: int = 400
+    max_steps: int = at_least(300, 1)
     """Outer steps."""
-    warm_up: float = 0.1
+    warm_up: float = between(0.1, 0, 1)
     """Share of steps with prototypes only (no inner step)."""
-    first_order: float = 0.3
+    first_order: float = between(0.3, 0, 1)
     """Share of steps, after the warm-up, with first-order gradients; second order after that."""
     second_order: bool = True
     """Whether second order is ever used."""
-    lr: float = 2e-3
+    lr: float = more_than(2e-3, 0)
     """Outer learning rate at its peak."""
-    weight_decay: float = 1e-2
+    weight_decay: float = at_least(1e-2, 0)
     """Of AdamW; antecedents have none."""
-    clip_norm: float = 2.0
+    clip_norm: float = more_than(2.0, 0)
     """Bound on the norm of the outer gradient."""
-    smoothing: float = 0.05
+    smoothing: float = between(0.05, 0, 1, closed=False)
     """Label smoothing of hard labels; none on votes."""
-    knowledge_loss: float = 0.5
+    knowledge_loss: float = at_least(0.5, 0)
     """Weight of recognising the query from what is known of the emotions alone."""
-    fuzzy_loss: float = 0.3
+    fuzzy_loss: float = at_least(0.3, 0)
     """Weight of the fuzzy label distribution's own loss."""
-    balance_loss: float = 1.0
+    balance_loss: float = at_least(1.0, 0)
     """Weight of the even use of rules (a tenth of it after the warm-up)."""
-    overlap_loss: float = 0.01
+    overlap_loss: float = at_least(0.01, 0)
     """Weight of the overlap of rules."""
-    noise: float = 0.1
+    noise: float = at_least(0.1, 0)
     """Standard deviation of noise on standardised values, fresh in every frame; training only."""
-    level_noise: float = 0.3
+    level_noise: float = at_least(0.3, 0)
     """Standard deviation of noise that is constant within a clip, as if another person or device; training only."""
-    average: float = 0.97
+    average: float = between(0.97, 0, 1, closed=False)
     """Decay of the running average of the weights that is validated and kept; 0: the last weights themselves."""
-    view_drop: float = 0.5
+    view_drop: float = between(0.5, 0, 1)
     """Chance that a training episode drops modalities at all (missing-modality draws)."""
-    validate_every: int = 20
+    validate_every: int = at_least(30, 1)
     """Outer steps between meta-validations."""
-    validation_episodes: int = 24
+    validation_episodes: int = at_least(16, 1)
     """Episodes per setting and meta-validation."""
-    patience: int = 6
+    patience: int = at_least(6, 1)
     """Meta-validations without a better NLL until the end; counted after the warm-up."""
-    checkpoint_every: int = 20
+    checkpoint_every: int = at_least(30, 1)
     """Outer steps between checkpoints."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute."""
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     """Of the encoder; everything fuzzy stays float32 (float64 under float64)."""
-    threads: int = 1
+    threads: int = at_least(1, 1)
     """CPU threads of one run; changing it changes the order of sums."""
 
-    def __post_init__(self) -> None:
-        for name in ("meta_batch", "max_steps", "validate_every", "checkpoint_every", "threads", "patience"):
-            _refuse(getattr(self, name) < 1, f"{name} = {getattr(self, name)}", "at least 1", "train")
-        _refuse(self.lr <= 0, f"lr = {self.lr}", "a number > 0", "train")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationConfig:
+class EvaluationConfig(_Settings):
     """Meta-test."""
 
-    episodes: int = 600
+    episodes: int = at_least(600, 1)
     """Episodes per setting."""
-    chunk: int = 16
+    chunk: int = at_least(16, 1)
     """Episodes computed at once; changes memory, not results."""
     seed: int = 0
     """Of the episodes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
+class RunConfig(_Settings):
     """All settings of a run. `episodes` are the kinds of training episode, taken in turn, one kind per outer step."""
 
     views: ViewConfig = field(default_factory=ViewConfig)
     split: SplitConfig = field(default_factory=SplitConfig)
-    episodes: tuple[EpisodeConfig, ...] = (EpisodeConfig(),)
+    episodes: tuple[EpisodeConfig, ...] = field(default_factory=lambda: (EpisodeConfig(),))
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     fuzzy: FuzzyConfig = field(default_factory=FuzzyConfig)
     meta_rnn: MetaRNNConfig = field(default_factory=MetaRNNConfig)
@@ -287,9 +305,12 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
+        _Settings.__post_init__(self)
         _refuse(not self.episodes, "episodes = ()", "at least one kind of episode", "config")
         novel = {episode.regime == "C" for episode in self.episodes}
         _refuse(len(novel) > 1, "Regime C beside Regime P or D", "new emotions or known emotions", "episodes")
+        _refuse(novel == {False} and self.split.n_test_labels > 0, f"n_test_labels = {self.split.n_test_labels}",
+                "0 in Regimes P and D, which are about known emotions", "split")  # fmt: skip
         _refuse(novel == {True} and self.split.n_test_labels == 0, "Regime C without held-out labels",
                 "split.n_val_labels and split.n_test_labels > 0", "config")  # fmt: skip
         _refuse(novel == {True} and self.inner.label_knowledge, "label_knowledge = True in Regime C",
@@ -347,8 +368,14 @@ PROFILES: dict[str, dict[str, Any]] = {
     "smoke": {"train__max_steps": 120, "train__patience": 4, "evaluation__episodes": 100},
     "standard": {},
     "paper": {"train__max_steps": 2000, "train__patience": 15, "evaluation__episodes": 2000},
-}
-"""What differs from the defaults, per profile."""
+    "test": {
+        "encoder__hidden": 8, "encoder__embedding": 16, "fuzzy__n_rules": 6, "fuzzy__n_features": 8,
+        "meta_rnn__hidden": 8, "meta_rnn__n_layers": 1, "meta_rnn__n_orders": 1, "meta_rnn__task_size": 8,
+        "inner__steps_train": 1, "inner__steps_test": 2, "train__meta_batch": 2, "train__max_steps": 4,
+        "train__validate_every": 2, "train__validation_episodes": 2, "evaluation__episodes": 8,
+    },
+}  # fmt: skip
+"""What differs from the defaults, per profile; `test` learns nothing and only shows that everything runs."""
 
 
 def _plain(value: Any) -> Any:
@@ -362,7 +389,7 @@ def _plain(value: Any) -> Any:
 def _known(name: str, kind: type) -> None:
     legal = [f.name for f in fields(kind)] if dataclasses.is_dataclass(kind) else []
     if name not in legal:
-        near = difflib.get_close_matches(name, legal, 1)
+        near = difflib.get_close_matches(str(name), legal, 1)
         raise ConfigError(f"unknown setting {name!r}", expected=f"one of {', '.join(legal)}", where=kind.__name__,
                           remedy=f"Did you mean {near[0]}?" if near else None)  # fmt: skip
 
@@ -370,6 +397,8 @@ def _known(name: str, kind: type) -> None:
 def _build(kind: Any, value: Any, where: str) -> Any:
     """`value` as an instance of the annotated `kind`; refuses what does not fit."""
     if dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):
+            return value
         _refuse(not isinstance(value, Mapping), f"{where} = {value!r}", "a mapping of settings", where)
         for name in value:
             _known(name, kind)

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from stf2m_core import seeding
@@ -75,7 +76,20 @@ def split_subjects(pack: Pack, config: SplitConfig, seed: int = 0) -> Splits:
         split: np.flatnonzero(np.isin(names, chosen[split]) & np.isin(label, labels[split]) & (label >= 0))
         for split in SPLITS
     }
+    _refuse_shared_groups(pack, names, chosen)
     return Splits(rows, labels, {split: tuple(sorted(chosen[split])) for split in SPLITS})
+
+
+def _refuse_shared_groups(pack: Pack, names: np.ndarray, chosen: dict[str, np.ndarray]) -> None:
+    pairs = pd.DataFrame({"group": pack.clips["group"].to_numpy(str), "split": ""})
+    for split in SPLITS:
+        pairs.loc[np.isin(names, chosen[split]), "split"] = split
+    n_splits = pairs.drop_duplicates().groupby("group").size()
+    if (n_splits > 1).any():
+        group = n_splits.index[n_splits > 1][0]
+        both = " and ".join(sorted(set(pairs.loc[pairs["group"] == group, "split"])))
+        raise EpisodeError(f"group {group!r} has subjects in {both}", expected="a group in one meta-split only",
+                           where=str(pack.path), remedy="Choose folds that keep its subjects together")  # fmt: skip
 
 
 def _split_labels(pack: Pack, config: SplitConfig, seed: int) -> dict[str, np.ndarray]:
@@ -113,7 +127,12 @@ class EpisodeSampler:
         self.classes = splits.labels[split]
         self.label = np.searchsorted(self.classes, pack.label_ids[self.rows])
         self.subjects, self.subject = np.unique(clips["subject"].to_numpy(str), return_inverse=True)
-        _, self.group = np.unique(clips["group"].to_numpy(str), return_inverse=True)
+        groups = clips["group"].to_numpy(str)
+        if config.regime == "P":  # a dialogue of two people is two groups here: each gives clips of one person
+            groups = np.char.add(np.char.add(clips["subject"].to_numpy(str), "\n"), groups)
+        _, self.group = np.unique(groups, return_inverse=True)
+        owners = pd.DataFrame({"group": self.group, "subject": self.subject}).drop_duplicates()
+        self.groups_span_subjects = bool(owners["group"].duplicated().any())
         self.domains, self.domain = np.unique(clips["domain"].to_numpy(str), return_inverse=True)
         self._check_classes()
         self.units = self._personal_units() if config.regime == "P" else self._domain_units()
@@ -147,9 +166,9 @@ class EpisodeSampler:
         owner[self.group] = self.subject
         total = self._counts(self.subject, len(self.subjects))[owner]
         need_support, need_query = self._needs()
-        feasible = ((counts >= need_support) & (total - counts >= need_query)).sum(1)
-        enough = (total - counts).sum(1) >= self.config.n_query * self.config.n_way
-        units = np.flatnonzero((feasible >= self.config.n_way) & enough)
+        able = (counts >= need_support) & (total - counts >= need_query)
+        feasible = able.sum(1)
+        units = np.flatnonzero((feasible >= self.config.n_way) & self._enough_queries(total - counts, able))
         if len(units) == 0:
             best = int(feasible.max(initial=0))
             raise EpisodeError(
@@ -188,7 +207,9 @@ class EpisodeSampler:
             query = self._draw(ids, classes, side == 2, self.config.n_query, "query")
             query_label = np.broadcast_to(np.arange(classes.shape[1])[:, None], query.shape[1:]).reshape(1, -1)
             query_label = np.repeat(query_label, len(ids), 0)
-            query = query.reshape(len(ids), -1)
+            order = np.argsort(self._uniform("query order", ids[:, None], np.arange(query_label.shape[1])), 1)
+            query = np.take_along_axis(query.reshape(len(ids), -1), order, 1)
+            query_label = np.take_along_axis(query_label, order, 1)
         else:
             query, query_label = self._draw_natural(ids, classes, side == 2)
         return ids, self.classes[classes], self.rows[support], self.rows[query], query_label
@@ -230,15 +251,28 @@ class EpisodeSampler:
         # between one subject and all but one on the support side, near the middle more often
         n_support = 1 + ((n_here - 1) * self._uniform("sizes", ids[:, None], attempt, np.arange(3)).mean(1)).astype(int)
         side = np.where(rank < n_support[:, None], 1, 2)[:, self.subject]
-        return np.where(here[domain][:, self.subject] & (self.domain == domain[:, None]), side, 0)
+        side = np.where(here[domain][:, self.subject] & (self.domain == domain[:, None]), side, 0)
+        return self._without_shared_groups(side) if self.groups_span_subjects else side
+
+    def _without_shared_groups(self, side: np.ndarray) -> np.ndarray:
+        """A group that gives support gives no query."""
+        gives = np.zeros((len(side), self.group.max() + 1), bool)
+        episode, clip = np.nonzero(side == 1)
+        gives[episode, self.group[clip]] = True
+        return np.where((side == 2) & gives[:, self.group], 0, side)
 
     def _feasible(self, side: np.ndarray) -> np.ndarray:
         """(episode, class) bool."""
         member = np.eye(len(self.classes), dtype=np.int64)[self.label]
         need_support, need_query = self._needs()
         n_support, n_query = (side == 1) @ member, (side == 2) @ member
-        enough = n_query.sum(1, keepdims=True) >= self.config.n_query * self.config.n_way
-        return (n_support >= need_support) & (n_query >= need_query) & enough
+        able = (n_support >= need_support) & (n_query >= need_query)
+        return able & self._enough_queries(n_query, able)[:, None]
+
+    def _enough_queries(self, n_query: np.ndarray, able: np.ndarray) -> np.ndarray:
+        """Whether any n_way of the able classes (side, class) hold the queries of an episode: the smallest do."""
+        fewest = np.sort(np.where(able, n_query, np.iinfo(np.int64).max // 1024), 1)[:, : self.config.n_way]
+        return fewest.sum(1) >= self.config.n_query * self.config.n_way
 
     def _draw_classes(self, ids: np.ndarray, side: np.ndarray) -> np.ndarray:
         """(episode, way) distinct feasible classes in random order."""
@@ -289,23 +323,50 @@ def load_episodes(path: str | os.PathLike[str], pack: Pack) -> EpisodeBatch:
     """
     try:
         content = json.loads(Path(path).read_text())
-        if (content.get("format"), content.get("version")) != ("stf2m-episodes", 1):
-            raise EpisodeError(f"format {content.get('format')!r} version {content.get('version')!r}",
-                               expected="stf2m-episodes version 1", where=str(path))  # fmt: skip
+        found = content.get("format"), content.get("version")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise EpisodeError(f"not readable as JSON: {error}", expected="an episode list", where=str(path)) from error
+    if found != ("stf2m-episodes", 1):
+        what = f"format {found[0]} version {found[1]}"
+        raise EpisodeError(what, expected="stf2m-episodes version 1", where=str(path))
+    missing = {"pack_digest", "ids", "classes", "support", "query", "query_label"} - set(content)
+    if missing:
+        raise EpisodeError(f"no {', '.join(sorted(missing))}", expected="what save_episodes wrote", where=str(path))
     if content["pack_digest"] != pack.digest:
         raise EpisodeError(f"drawn from pack {content['pack_digest']}", expected=f"pack {pack.digest}", where=str(path))
+    lists = [content[name] for name in ("ids", "classes", "support", "query", "query_label")]
     row = {clip: i for i, clip in enumerate(pack.clips["clip_id"])}
     label = {name: i for i, name in enumerate(pack.labels)}
+    tables = (None, label, row, row, None)
+    try:
+        tensors = [
+            torch.tensor(_looked_up(names, table, path), dtype=torch.int64)
+            for names, table in zip(lists, tables, strict=True)
+        ]
+    except (TypeError, ValueError) as error:
+        raise EpisodeError(f"ragged or not numbers: {error}", expected="rectangular lists", where=str(path)) from error
+    batch = EpisodeBatch(*tensors)
+    _check_shapes(batch, path)
+    return batch
 
-    def look_up(names: object, table: dict[str, int]) -> object:
-        if isinstance(names, list):
-            return [look_up(name, table) for name in names]
-        if names not in table:
-            raise EpisodeError(f"unknown name {names!r}", expected="a clip or label of the pack", where=str(path))
-        return table[names]
 
-    tensors = (content["ids"], look_up(content["classes"], label), look_up(content["support"], row),
-               look_up(content["query"], row), content["query_label"])  # fmt: skip
-    return EpisodeBatch(*(torch.tensor(t, dtype=torch.int64) for t in tensors))
+def _looked_up(names: object, table: dict[str, int] | None, path: str | os.PathLike[str]) -> object:
+    if table is None:
+        return names
+    if isinstance(names, list):
+        return [_looked_up(name, table, path) for name in names]
+    if names not in table:
+        raise EpisodeError(f"unknown name {names!r}", expected="a clip or label of the pack", where=str(path))
+    return table[names]
+
+
+def _check_shapes(batch: EpisodeBatch, path: str | os.PathLike[str]) -> None:
+    n = batch.ids.shape[0] if batch.ids.dim() == 1 else -1
+    shapes = [tuple(getattr(batch, name).shape) for name in ("classes", "support", "query", "query_label")]
+    good = [len(shape) == dims and shape[0] == n for shape, dims in zip(shapes, (2, 3, 2, 2), strict=True)]
+    if not all(good) or shapes[0][1] != shapes[1][1] or shapes[2] != shapes[3]:
+        raise EpisodeError(f"shapes {shapes} for {n} episodes", where=str(path), expected="(episode, way), "
+                           "(episode, way, shot), (episode, query), (episode, query)")  # fmt: skip
+    low, high = int(batch.query_label.min()), int(batch.query_label.max())
+    if low < 0 or high >= shapes[0][1]:
+        raise EpisodeError(f"query labels from {low} to {high}", expected=f"0 to {shapes[0][1] - 1}", where=str(path))

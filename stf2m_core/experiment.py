@@ -15,10 +15,14 @@ import pandas as pd
 
 from stf2m_core import results, training
 from stf2m_core.config import EpisodeConfig, RunConfig
-from stf2m_core.data.pack import Pack
+from stf2m_core.data.manifest import ImportReport, import_dataset
+from stf2m_core.data.pack import Pack, open_pack
 from stf2m_core.errors import ConfigError, RunError
 from stf2m_core.evaluation import CONTROLS, evaluate, evaluate_control, score
 from stf2m_core.results import Record
+
+EMBEDDED = "synemo"
+"""The synthetic set, which needs no files."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -73,15 +77,49 @@ STUDIES: dict[str, Study] = {
         test=_kinds(8, ("P", 1, 2), ("P", 2, 2), ("D", 1, 2), ("D", 5, 2)),
         # the two sentences are spoken in every emotion: their text says nothing and is left out
         changes={"views__modalities": ("audio", "visual"), "split__n_val_subjects": 3},
-        profiles={"smoke": {"train__max_steps": 60}},
+        profiles={
+            "smoke": {"train__max_steps": 60},
+            "standard": {"train__max_steps": 300, "train__patience": 4, "evaluation__episodes": 300},
+        },
     ),
     "synemo": Study(
         train=_kinds(5, ("D", 1, 5), ("D", 5, 5)),
         test=_kinds(5, ("D", 1, 5), ("D", 5, 5)),
-        changes={"split__n_val_subjects": 8},
+        # nothing is known of these emotions beforehand, and adaptation to the domain is what the set is about
+        changes={
+            "split__n_val_subjects": 8, "views__step_s": 0.02, "views__shrinkage": 0.5, "inner__label_knowledge": False,
+            "train__lr": 4e-3, "train__level_noise": 0.0, "train__view_drop": 0.0,
+        },
     ),
 }
 """Data sets of which the kit knows what to ask."""
+
+
+def prepare_pack(dataset: str, path: str | os.PathLike[str], profile: str, *, source: str = "") -> ImportReport:
+    """Make, or make again, the pack of a data set; the embedded set is larger in the larger profiles.
+
+    Args:
+        dataset: name of the manifest.
+        path: the pack's folder.
+        profile: size of the whole.
+        source: folder of the data set's files; "" for the embedded set.
+
+    Raises:
+        ManifestError: if the data set is unknown or its files are not as stated.
+    """
+    options = {"preset": "smoke" if profile in ("smoke", "test") else "standard"} if dataset == EMBEDDED else {}
+    return import_dataset(dataset, source=source or None, out=path, overwrite=True, **options)
+
+
+def open_or_make_pack(path: str | os.PathLike[str], profile: str = "smoke") -> Pack:
+    """Open a pack; the embedded set is made first if it is not there, so that every notebook works alone.
+
+    Raises:
+        PackError: if there is no pack and it is not the embedded set.
+    """
+    if Path(path).name == EMBEDDED and not (Path(path) / "pack.json").exists():
+        prepare_pack(EMBEDDED, path, profile)
+    return open_pack(path)
 
 
 def study_of(pack: Pack) -> Study:
@@ -94,7 +132,7 @@ def study_of(pack: Pack) -> Study:
 
 def design(dataset: str, profile: str) -> Design:
     """Folds, seeds and variants of a profile: the ablation runs on the first fold only."""
-    n_folds = 4 if profile != "smoke" and dataset in STUDIES and dataset != "synemo" else 1
+    n_folds = 4 if profile not in ("smoke", "test") and dataset in STUDIES and dataset != "synemo" else 1
     folds = tuple(range(n_folds))
     seeds = (0,) if profile != "paper" else (0, 1, 2)
     variants = tuple((name, folds if name == "full" or profile == "paper" else (0,)) for name in VARIANTS)
@@ -175,6 +213,28 @@ def evaluate_run(pack: Pack, config: RunConfig, out: str | os.PathLike[str], *, 
     for record in made:
         record.to_json(record_file(out, record))
     return made
+
+
+def complete_design(pack: Pack, out: str | os.PathLike[str], profile: str) -> list[Record]:
+    """The records of a profile's design; runs that have none are trained and evaluated first, each with a progress bar.
+
+    Raises:
+        RunError: if a folder holds a run of other settings or another pack.
+    """
+    plan = design(pack.name, profile)
+    for variant, folds in plan.variants:
+        for config in [config_for(pack, profile, variant=variant, fold=f, seed=s) for f in folds for s in plan.seeds]:
+            if not _is_evaluated(pack, config, out, variant):
+                train_run(pack, config, out, variant=variant)
+                evaluate_run(pack, config, out, variant=variant)
+    return records_of(pack, out, profile)
+
+
+def _is_evaluated(pack: Pack, config: RunConfig, out: str | os.PathLike[str], variant: str) -> bool:
+    files = (Path(out) / "records" / pack.name).glob(f"*_{config.digest()}.json")
+    found = {(r.method, setting_of(r)) for r in map(Record.from_json, files) if r.pack_digest == pack.digest}
+    methods = ("st-f2m", *CONTROLS) if variant == "full" and config.train.seed == 0 else ("st-f2m",)
+    return found >= {(method, setting.title) for method in methods for setting in study_of(pack).test}
 
 
 def record_file(out: str | os.PathLike[str], record: Record) -> Path:

@@ -96,7 +96,10 @@ def covariances(model: STF2M) -> np.ndarray:
 
 
 def rule_cards(watched: Firing, pack: Pack, n_clips: int = 3) -> pd.DataFrame:
-    """One row per rule: how much it fires, for which emotions, and the clips it owns most clearly."""
+    """One row per rule: how much it fires, for which emotions, and the clips it owns most clearly.
+
+    Rules are numbered from 1, as in the figures.
+    """
     member = np.eye(len(pack.labels))[watched.label]
     weight = watched.firing.T @ member
     share = weight / np.maximum(weight.sum(1, keepdims=True), 1e-12)
@@ -108,7 +111,7 @@ def rule_cards(watched: Firing, pack: Pack, n_clips: int = 3) -> pd.DataFrame:
     for rule in range(watched.firing.shape[1]):
         clips = list(dict.fromkeys(names[watched.row[best[:, rule]]]))[:n_clips]
         emotions = ", ".join(f"{pack.labels[e]} {share[rule, e]:.0%}" for e in lift[rule])
-        rows.append({"rule": rule, "mean firing": watched.firing[:, rule].mean(), "fires for": emotions,
+        rows.append({"rule": rule + 1, "mean firing": watched.firing[:, rule].mean(), "fires for": emotions,
                      "clearest clips": ", ".join(clips)})  # fmt: skip
     return pd.DataFrame(rows).sort_values("mean firing", ascending=False, ignore_index=True)
 

@@ -158,6 +158,7 @@ def run_notebook(
         _execute(source, values, part, failed)
         executed = _read(part)
         _refuse_errors(executed, source, failed, part, forbid_warnings=forbid_warnings)
+        _settle_streams(executed)
         executed["metadata"].get("papermill", {}).update(input_path=source.name, output_path=out.name)
         part.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if html:
@@ -240,6 +241,23 @@ def _refuse_errors(executed: dict[str, Any], source: Path, failed: Path, part: P
                 raise NotebookError(
                     f"cell {number} of the executed copy shows {what}", where=str(source), remedy=f"See {failed}"
                 )
+
+
+def _settle_streams(executed: dict[str, Any]) -> None:
+    """Join the pieces of each stream; keep what a terminal would show in the end, such as the last state of a bar."""
+    for cell in executed["cells"]:
+        joined: list[dict[str, Any]] = []
+        for output in cell.get("outputs", []):
+            is_more = joined and output["output_type"] == "stream" and output["name"] == joined[-1].get("name")
+            if is_more:
+                joined[-1]["text"] = "".join([*joined[-1]["text"], *output["text"]])
+            else:
+                joined.append(output)
+        for output in joined:
+            if output["output_type"] == "stream":
+                output["text"] = re.sub(r"[^\n]*\r(?!\n)", "", "".join(output["text"])).splitlines(keepends=True)
+        if "outputs" in cell:
+            cell["outputs"] = joined
 
 
 def _write_html(executed: dict[str, Any], target: Path, *, title: str) -> None:

@@ -432,7 +432,8 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
                 if step % train.checkpoint_every == 0 or stop:
                     trainer.save(checkpoint)
                 if stop:
-                    raise KeyboardInterrupt(f"stopped after {step} steps, saved in {checkpoint}; the same call continues")
+                    said = f"stopped after {step} steps, saved in {checkpoint}; the same call continues"
+                    raise KeyboardInterrupt(said)
         except FloatingPointError as error:
             where = folder / "failed_episodes.json"
             kind = trainer.samplers[trainer.progress.step % len(trainer.samplers)].config

@@ -1,7 +1,7 @@
-"""Packs become tensors on a device: every modality on a regular grid, and padded, masked views of any set of clips.
+"""Packs become tensors on a device: padded, masked views of any set of clips, with real time stamps.
 
-Values are averaged onto the grid once, when the pack is loaded; a batch is one gather. Where nothing was observed the
-values are zero and the mask says so.
+A modality finer than the grid is averaged onto it once, when the pack is loaded; a batch is one gather. Where nothing
+was observed the values are zero and the mask says so.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Modality:
         mean: (clip, node, channel) float32 over the clip's observed frames.
         square: (clip, node, channel) float32 mean of squares.
         seen: (clip, node) float32, 1 where the clip has the node at all.
-        step_s: grid step in seconds; the median of the pack where that is coarser than asked for.
+        step_s: grid step in seconds, or the median step of the pack where its own frames are kept.
     """
 
     values: Tensor
@@ -267,27 +267,30 @@ def _resident(views: RaggedViews, step_s: float, device: torch.device) -> Modali
     lengths = np.diff(views.offsets)
     clip = np.repeat(np.arange(len(lengths)), lengths)
     times = _times(views, lengths)
-    step = max(step_s, _median_step(times, clip))
     mask = np.ones(views.values.shape[:2], bool) if views.mask is None else np.asarray(views.mask) > 0
     values = np.where(mask[..., None], np.asarray(views.values, np.float32), 0)
-    # a frame belongs to the bin that holds its time; the half step keeps jittered frames in their own bins
-    index = np.floor(times / step + 0.5).astype(np.int64)
-    key = clip * (index.max(initial=0) + 1) + index
-    _, first, bin_of = np.unique(key, return_index=True, return_inverse=True)
-    count = _sum_by(bin_of, mask, len(first))
-    total = _sum_by(bin_of, values, len(first))
-    binned = total / np.maximum(count, 1)[..., None]
-    n_frames = np.bincount(bin_of, minlength=len(first))
-    at = np.bincount(bin_of, weights=times, minlength=len(first)) / np.maximum(n_frames, 1)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(clip[first], minlength=len(lengths)))])
-    owner = clip[first]
-    seen = _sum_by(owner, count > 0, len(lengths))
-    mean = _sum_by(owner, binned, len(lengths)) / np.maximum(seen, 1)[..., None]
-    square = _sum_by(owner, binned**2, len(lengths)) / np.maximum(seen, 1)[..., None]
+    own_step = _median_step(times, clip)
+    keeps_frames = own_step >= step_s
+    # a frame belongs to the bin whose centre is nearest; a bin without a frame stays, masked
+    index = np.arange(len(times)) - views.offsets[clip] if keeps_frames else np.floor(times / step_s + 0.5).astype(int)
+    n_bins = np.zeros(len(lengths), np.int64)
+    np.maximum.at(n_bins, clip, index + 1)
+    offsets = np.concatenate([[0], np.cumsum(n_bins)])
+    n_all = max(1, offsets[-1])  # a modality that no clip has still needs a frame to read when padding
+    bin_of, owner = offsets[clip] + index, np.repeat(np.arange(len(lengths)), n_bins)
+    count = _sum_by(bin_of, mask, n_all)
+    binned = _sum_by(bin_of, values, n_all) / np.maximum(count, 1)[..., None]
+    n_frames = np.bincount(bin_of, minlength=n_all)
+    at = np.bincount(bin_of, weights=times, minlength=n_all) / np.maximum(n_frames, 1)
+    at = np.where(n_frames > 0, at, (np.arange(n_all) - np.resize(offsets[owner], n_all)) * step_s)
+    filled = slice(0, len(owner))
+    seen = _sum_by(owner, count[filled] > 0, len(lengths))
+    mean = _sum_by(owner, binned[filled], len(lengths)) / np.maximum(seen, 1)[..., None]
+    square = _sum_by(owner, binned[filled] ** 2, len(lengths)) / np.maximum(seen, 1)[..., None]
     arrays = (binned, count > 0, at, offsets, mean, square, seen > 0)
     kinds = (np.float32, bool, np.float32, np.int64, np.float32, np.float32, np.float32)
     tensors = (torch.from_numpy(np.ascontiguousarray(a, k)).to(device) for a, k in zip(arrays, kinds, strict=True))
-    return Modality(*tensors, step_s=float(step))
+    return Modality(*tensors, step_s=own_step if keeps_frames else step_s)
 
 
 def _times(views: RaggedViews, lengths: np.ndarray) -> np.ndarray:

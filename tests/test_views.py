@@ -126,7 +126,7 @@ def test_a_modality_coarser_than_the_grid_keeps_its_frames_and_its_own_step(resi
     np.testing.assert_allclose(modality.times.numpy(), expected)
 
 
-@pytest.mark.parametrize("jitter", [0.0, 0.05, 0.15])
+@pytest.mark.parametrize("jitter", [0.0, 0.15, 0.3])
 def test_frames_that_jitter_around_the_grid_keep_their_own_bins(tmp_path, jitter):
     shift = np.random.default_rng(0).uniform(-jitter, jitter, 30)
     shift[0] = 0
@@ -135,7 +135,6 @@ def test_frames_that_jitter_around_the_grid_keep_their_own_bins(tmp_path, jitter
     np.testing.assert_array_equal(modality.values[:, 0, 0].numpy(), np.arange(30))
 
 
-@pytest.mark.xfail(reason="stamps in the middle of a frame lie on the edge between two bins", strict=True)
 @pytest.mark.parametrize("jitter", [0.0, 0.15])
 def test_frames_stamped_in_their_middle_keep_their_own_bins(tmp_path, jitter):
     shift = np.random.default_rng(0).uniform(-jitter, jitter, 32)
@@ -144,11 +143,10 @@ def test_frames_stamped_in_their_middle_keep_their_own_bins(tmp_path, jitter):
     np.testing.assert_array_equal(modality.values[:, 0, 0].numpy(), np.arange(32))
 
 
-@pytest.mark.xfail(reason="bins without a frame are left out, so that time jumps between neighbours", strict=True)
 def test_a_bin_without_a_frame_stays_on_the_grid_masked(tmp_path):
-    views = frames(np.array([0, 1, 2, 6, 7]) * 0.1)
+    views = frames([0, 0.02, 0.04, 0.1, 0.12, 0.6, 0.62])
     modality = ResidentViews(packed(tmp_path, {"a": views}, 1), ViewConfig(step_s=0.1)).modalities["a"]
-    np.testing.assert_array_equal(modality.mask[:, 0].numpy(), np.array([1, 1, 1, 0, 0, 0, 1, 1], bool))
+    np.testing.assert_array_equal(modality.mask[:, 0].numpy(), np.array([1, 1, 0, 0, 0, 0, 1], bool))
 
 
 def test_clip_moments_equal_those_of_a_loop_over_bins(resident):
@@ -205,11 +203,10 @@ def test_a_clip_without_the_modality_is_absent_and_not_zero_filled(resident):
 def test_a_modality_that_no_clip_has_is_absent_everywhere(tmp_path):
     none = RaggedViews(np.zeros((0, 1, 1), np.float32), np.zeros(4, np.int64), ("v",), ("x",), 10.0)
     resident = ResidentViews(packed(tmp_path, {"a": frames([0, 0.1], 3), "b": none}, 3), ViewConfig())
-    assert resident.modalities["b"].values.shape == (0, 1, 1)
+    assert not resident.modalities["b"].mask.any()
     assert resident.present.tolist() == [[True, False]] * 3
 
 
-@pytest.mark.xfail(reason="padding reads frame 0 of a modality without frames", raises=IndexError, strict=True)
 def test_clips_can_be_gathered_when_no_clip_has_one_of_the_modalities(tmp_path):
     none = RaggedViews(np.zeros((0, 1, 1), np.float32), np.zeros(4, np.int64), ("v",), ("x",), 10.0)
     resident = ResidentViews(packed(tmp_path, {"a": frames([0, 0.1], 3), "b": none}, 3), ViewConfig())
@@ -462,12 +459,21 @@ def test_a_random_view_does_not_depend_on_what_is_in_the_batch_with_it():
         assert all(torch.equal(one[part], two) for one, two in zip(masks(whole), masks(again), strict=True))
 
 
-def test_a_random_view_depends_on_seed_stream_and_every_counter():
+@pytest.mark.parametrize(
+    "config",
+    [
+        InnerConfig(modality_drop=0.0, single_modality=0.0, crop=0.5),
+        InnerConfig(modality_drop=0.5, single_modality=0.0, crop=1.0),
+        InnerConfig(modality_drop=0.0, single_modality=0.5, crop=1.0),
+    ],
+    ids=["crop", "drop", "single"],
+)
+def test_a_random_view_depends_on_seed_stream_and_every_counter(config):
     batch, _ = many()
-    first = masks(random_views(batch, ids(), InnerConfig(), 0, "x"))
+    first = masks(random_views(batch, ids(), config, 0, "x"))
     shifts = [ids() + np.eye(3, dtype=int)[i] * 1000 for i in range(3)]
-    others = [random_views(batch, ids(), InnerConfig(), 1, "x"), random_views(batch, ids(), InnerConfig(), 0, "y")]
-    others += [random_views(batch, shift, InnerConfig(), 0, "x") for shift in shifts]
+    others = [random_views(batch, ids(), config, 1, "x"), random_views(batch, ids(), config, 0, "y")]
+    others += [random_views(batch, shift, config, 0, "x") for shift in shifts]
     for other in others:
         assert not torch.equal(first[0], masks(other)[0])
 

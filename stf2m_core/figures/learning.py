@@ -11,7 +11,24 @@ from matplotlib.figure import Figure
 
 from stf2m_core.errors import ResultError
 from stf2m_core.figures.look import (
-    BLUE, COLOURS, INK, MARKERS, SIGNED, SOFT, cells, drawn, finite, name_x, name_y, sheet, short, some, width_of,
+    BLUE,
+    COLOURS,
+    INK,
+    MARKERS,
+    SIGNED,
+    SOFT,
+    cells,
+    counted,
+    drawn,
+    finite,
+    name_x,
+    name_y,
+    scale,
+    sheet,
+    short,
+    shorts,
+    some,
+    width_of,
 )  # fmt: skip
 
 
@@ -69,11 +86,13 @@ def _training_loss(axis: Axes, train: Sequence[Mapping[str, Any]]) -> None:
 
 def _validation(axes: Sequence[Axes], validation: Sequence[Mapping[str, Any]]) -> None:
     settings = list(dict.fromkeys(str(line["setting"]) for line in validation))
+    names = shorts(settings, 34)
     chosen = [line["step"] for line in validation if line.get("best")]
-    for axis, metric, name in zip(axes, ("nll", "accuracy"), ("validation NLL\n(nat)", "validation\naccuracy"), strict=True):
+    metrics = {"nll": "validation NLL\n(nat)", "accuracy": "validation\naccuracy"}
+    for axis, (metric, name) in zip(axes, metrics.items(), strict=True):
         for number, setting in enumerate(settings):
             mine = [line for line in validation if str(line["setting"]) == setting]
-            axis.plot([line["step"] for line in mine], [line[metric] for line in mine], label=short(setting, 34),
+            axis.plot([line["step"] for line in mine], [line[metric] for line in mine], label=names[number],
                       color=COLOURS[number % len(COLOURS)], marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
                       markersize=3.5)  # fmt: skip
         axis.set_ylabel(name)
@@ -115,8 +134,8 @@ def adaptation(accuracy: Any, nll: Any) -> Figure:
         axis.set_ylabel(f"query {name}")
         axis.grid(axis="y")
     n_thin = min(n_episodes, 12)
-    counted = f"{n_episodes} episode{'s' if n_episodes != 1 else ''}"
-    figure.suptitle(f"mean of {counted} with 95 % band; thin: {n_thin} of them" if n_episodes > 1 else counted,
+    n_drawn = counted(n_episodes, "episode")
+    figure.suptitle(f"mean of {n_drawn} with 95 % band; thin: {n_thin} of them" if n_episodes > 1 else n_drawn,
                     x=0.01, ha="left", fontsize=9.5)  # fmt: skip
     return figure
 
@@ -145,12 +164,9 @@ def task_weights(gamma: Any, beta: Any) -> Figure:
         image = axis.imshow(values, cmap=SIGNED, vmin=-most, vmax=most, aspect="auto")
         cells(axis, *values.shape)
         name_y(axis, [str(i) for i in range(len(values))], height)
-        name_x(axis, [str(i) for i in range(values.shape[1])][:: max(1, values.shape[1] // 8)], 3,
-               np.arange(values.shape[1])[:: max(1, values.shape[1] // 8)])  # fmt: skip
+        name_x(axis, [str(i) for i in range(values.shape[1])], 2.8, may_turn=False)
         axis.set_xlabel("channel")
         axis.set_ylabel("episode" if name.startswith("scale") else "")
         axis.set_title(name)
-        bar = figure.colorbar(image, ax=axis, pad=0.02, aspect=14)
-        bar.locator.set_params(nbins=4)
-        bar.outline.set_visible(False)
+        scale(axis, image, height, "")
     return figure

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
@@ -62,7 +63,8 @@ def drawn(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
     def finished(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
         with matplotlib.rc_context(_PLAIN | STYLE):
             figure = draw(*args, **kwargs)
-            figure.draw_without_rendering()
+            for _ in range(2):  # the first pass settles the ticks, the second the room they need
+                figure.draw_without_rendering()
             figure.set_layout_engine("none")
         return figure
 
@@ -117,6 +119,19 @@ def short(name: object, most: int = 26) -> str:
     return name.replace("$", r"\$")
 
 
+def shorts(names: Sequence[object], most: int = 26) -> list[str]:
+    """Names of at most `most` letters; where shortening made two of them equal, all are numbered from 1."""
+    result = [short(name, most) for name in names]
+    if len(set(result)) < len(set(map(str, names))):
+        result = [f"{number} {short(name, most - 4)}" for number, name in enumerate(names, 1)]
+    return result
+
+
+def counted(n: int, noun: str) -> str:
+    """`3 clips`, `1 clip`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def fit(name: object, inches: float, weight: str = "normal") -> str:
     """A name shortened until it is at most `inches` wide."""
     most = len(str(name))
@@ -125,15 +140,18 @@ def fit(name: object, inches: float, weight: str = "normal") -> str:
     return short(name, most)
 
 
-def name_x(axis: Axes, names: Sequence[str], room: float, at: Sequence[float] | None = None) -> None:
-    """Name the ticks of x: level where the names fit into `room` inches, else upright, and thinned where they must be."""
+def name_x(
+    axis: Axes, names: Sequence[str], room: float, at: Sequence[float] | None = None, *, may_turn: bool = True
+) -> None:  # fmt: skip
+    """Name the ticks of x: level where the names fit into `room` inches, else upright, thinned where they must be."""
     at = np.arange(len(names)) if at is None else np.asarray(at, float)
     lower, upper = sorted(axis.get_xlim())
     inch = room / max(upper - lower, 1e-9)
     gaps = np.diff(at) * inch if len(at) > 1 else np.array([room])
     widths = np.array([width_of(name) for name in names])
-    is_level = bool((widths[:1] < room).all() if len(names) < 2 else ((widths[:-1] + widths[1:]) / 2 + 0.1 < gaps).all())
-    every = 1 if is_level else max(1, int(np.ceil(LINE / gaps.min())))
+    needs = (widths[:-1] + widths[1:]) / 2 + 0.1 if len(names) > 1 else widths
+    is_level = not may_turn or bool((needs < gaps).all())
+    every = max(1, int(np.ceil((needs.max() if is_level else LINE) / gaps.min()))) if len(names) > 1 else 1
     axis.set_xticks(at[::every], list(names)[::every], rotation=0 if is_level else 90)
 
 
@@ -144,6 +162,15 @@ def name_y(axis: Axes, names: Sequence[str], room: float, at: Sequence[float] | 
     gap = np.diff(at).min() * room / max(upper - lower, 1e-9) if len(at) > 1 else room
     every = max(1, int(np.ceil(LINE / gap)))
     axis.set_yticks(at[::every], list(names)[::every])
+
+
+def scale(axis: Axes, image: Any, height: float, label: str, *, ticks: Sequence[float] | None = None) -> None:
+    """A colour bar beside an axis `height` inches high, equally thin in all figures."""
+    bar = axis.figure.colorbar(image, ax=axis, pad=0.015, aspect=height / 0.12, ticks=ticks)
+    if ticks is None:
+        bar.locator.set_params(nbins=5)
+    bar.outline.set_visible(False)
+    bar.set_label(label)
 
 
 def finite(name: str, values: Any, *shape: int | None) -> np.ndarray:
@@ -192,8 +219,7 @@ def cells(axis: Axes, n_rows: int, n_columns: int) -> None:
     """Make an axis a sheet of cells: no frame, no ticks, thin white seams."""
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    axis.set_xticks(np.arange(1, n_columns) - 0.5, minor=True)
-    axis.set_yticks(np.arange(1, n_rows) - 0.5, minor=True)
-    axis.grid(which="minor", color="white", linewidth=0.8 if max(n_rows, n_columns) <= 40 else 0.2)
-    axis.tick_params(which="minor", length=0)
-    axis.set_axisbelow(False)
+    width = 0.8 if max(n_rows, n_columns) <= 40 else 0.2
+    columns = [[(x, -0.5), (x, n_rows - 0.5)] for x in np.arange(1, n_columns) - 0.5]
+    rows = [[(-0.5, y), (n_columns - 0.5, y)] for y in np.arange(1, n_rows) - 0.5]
+    axis.add_collection(LineCollection(columns + rows, colors="white", linewidths=width), autolim=False)

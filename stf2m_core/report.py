@@ -1,0 +1,130 @@
+"""Tables for people: packs, runs and records enter; captioned tables leave, as CSV of numbers and Markdown of words."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from stf2m_core import results
+from stf2m_core.config import RunConfig
+from stf2m_core.data.pack import Pack
+from stf2m_core.experiment import EMBEDDED, ablation_rows, main_rows, setting_of, table_of
+from stf2m_core.results import Record
+from stf2m_core.training import Run, write_text
+
+SYNTHETIC = "The clips are synthetic: these numbers show what a method can learn and are no recognition of emotions."
+
+METRICS = {
+    "accuracy": "accuracy", "accuracy_zero_step": "accuracy, zero inner steps",
+    "accuracy_prototype": "accuracy, prototypes alone", "uar": "unweighted average recall", "f1_macro": "macro F1",
+    "f1_weighted": "weighted F1", "nll": "negative log-likelihood, nat", "ece": "expected calibration error",
+}  # fmt: skip
+"""Metrics of a record, in words."""
+
+
+def shown(frame: pd.DataFrame) -> Styler:
+    """A table for a notebook: left-aligned, nothing cut off, no running numbers."""
+    frame = frame if isinstance(frame.index, pd.RangeIndex) else frame.reset_index()
+    left = [{"selector": "th, td", "props": "text-align: left; white-space: normal;"}]
+    return frame.style.hide(axis="index").set_uuid("table").set_table_styles(left).format(precision=3)
+
+
+def modality_table(pack: Pack) -> pd.DataFrame:
+    """One row per modality: size, rate, frames per clip, and how many clips have it."""
+    rows = []
+    for name in pack.modalities:
+        view = pack.view(name)
+        lengths = pd.Series(view.offsets[1:] - view.offsets[:-1])
+        seen = lengths[lengths > 0]
+        rate = f"{view.rate_hz:g} per second" if view.rate_hz else "uneven, with time stamps"
+        rate = "one frame" if seen.max() == 1 else rate
+        rows.append({"modality": name, "nodes": len(view.nodes), "channels": len(view.channels), "sampling": rate,
+                     "frames per clip (median)": int(seen.median()), "clips that have it": len(seen),
+                     "clips without it": len(lengths) - len(seen)})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def split_table(pack: Pack, rows: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+    """One row per meta-split: clips, subjects, domains, labels.
+
+    Args:
+        pack: the data.
+        rows: of each meta-split, from `episodes.split_subjects`.
+    """
+    parts = {split: pack.clips.iloc[list(own)] for split, own in rows.items()}
+    columns = {"subjects": "subject", "domains": "domain", "labels": "label"}
+    counts = [{"split": split, "clips": len(part)} | {name: part[column].nunique() for name, column in columns.items()}
+              for split, part in parts.items()]  # fmt: skip
+    return pd.DataFrame(counts)
+
+
+def record_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Every metric of some records: one row per method and metric, one column per setting."""
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for record in records:
+        for metric in [name for name in METRICS if name in record.metrics]:
+            cell = {setting_of(record): str(record.estimate(metric))}
+            rows.setdefault((record.method, METRICS[metric]), {}).update(cell)
+    frame = pd.DataFrame([{"method": m, "metric": n} | cells for (m, n), cells in rows.items()]).fillna("–")
+    return frame.set_index(["method", "metric"])
+
+
+def main_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Methods by settings, all folds and seeds together; the caption says what a reader must know to trust it."""
+    return _captioned(main_rows(records), [r for r in records if r.variant == "full"], "method", "Accuracy.")
+
+
+def ablation_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Variants by settings, as differences to the full model."""
+    what = "Accuracy of the variant minus that of the full model, on identical episodes."
+    return _captioned(ablation_rows(records), [r for r in records if r.variant != "full"], "variant", what)
+
+
+def _captioned(rows: Sequence[Mapping[str, Any]], records: Sequence[Record], index: str, what: str) -> pd.DataFrame:
+    table = table_of(rows, index=index).fillna("–").reset_index()
+    table.columns.name = None
+    synthetic = f" {SYNTHETIC}" if records[0].dataset == EMBEDDED else ""
+    caption = f"{what} {results.table(records).attrs['caption']}{synthetic}"
+    table.attrs["caption"] = textwrap.fill(caption, 100, break_long_words=False, break_on_hyphens=False)
+    return table
+
+
+def write_table(table: pd.DataFrame, rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str]) -> Path:
+    """Write <path>.csv, the numbers, and <path>.md, the words with their caption; each whole or not at all.
+
+    Args:
+        table: from `main_table` or `ablation_table`.
+        rows: what it was made from.
+        path: without suffix; the folder is made.
+
+    Returns:
+        The Markdown file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path.with_suffix(".csv"), pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+    write_text(path.with_suffix(".md"), results.to_markdown(table))
+    return path.with_suffix(".md")
+
+
+def stamp(pack: Pack | None = None, config: RunConfig | None = None, run: Run | None = None) -> pd.DataFrame:
+    """Where the numbers of a notebook come from: pack, settings, run, versions, machine."""
+    facts: dict[str, Any] = {}
+    if pack is not None:
+        facts |= {"pack": f"{pack.name} {pack.digest}", "pack folder": str(pack.path)}
+    if config is not None:
+        facts |= {"settings": config.digest()}
+    if run is not None:
+        facts |= {"run folder": str(run.path), "chosen step": run.summary["best_step"],
+                  "minutes of training": round(run.summary["seconds"] / 60, 1)}  # fmt: skip
+    train = (config or RunConfig()).train
+    made = results.provenance(threads=train.threads, device=train.device, precision=train.precision)
+    facts |= {"versions": ", ".join(f"{name} {version}" for name, version in made["versions"].items())}
+    facts |= {name.replace("_", " "): made[name] for name in ("platform", "git_revision", "git_dirty", "time")}
+    return pd.DataFrame({"what": list(facts), "is": [str(value) for value in facts.values()]})

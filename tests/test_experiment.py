@@ -1,0 +1,205 @@
+"""Which runs answer which question: designs, settings of a run, files, and rows of tables, on a small trained set."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from stf2m_core import experiment, open_pack
+from stf2m_core.errors import ConfigError, ManifestError, PackError, RunError
+from stf2m_core.experiment import EMBEDDED, VARIANTS, Design, ablation_rows, config_for, design, main_rows, table_of
+from stf2m_core.results import Estimate, Record
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    return experiment.open_or_make_pack(tmp_path_factory.mktemp("packs") / EMBEDDED, "test")
+
+
+@pytest.fixture(scope="module")
+def results(pack, tmp_path_factory):
+    """A results folder with every run of the profile `test`."""
+    out = tmp_path_factory.mktemp("results")
+    experiment.complete_design(pack, out, "test")
+    return out
+
+
+@pytest.fixture(scope="module")
+def records(pack, results):
+    return experiment.records_of(pack, results, "test")
+
+
+def differences(old, new, path=()):
+    """Dotted names of the settings in which two mappings differ."""
+    if isinstance(old, dict):
+        return {name for key in old for name in differences(old[key], new[key], (*path, key))}
+    return set() if old == new else {"__".join(path)}
+
+
+# --- designs and settings
+
+
+def test_the_smoke_design_is_one_fold_one_seed_and_every_variant():
+    found = design(EMBEDDED, "smoke")
+    assert (found.folds, found.seeds) == ((0,), (0,))
+    assert dict(found.variants) == dict.fromkeys(VARIANTS, (0,))
+
+
+def test_real_data_has_four_folds_in_the_standard_design_and_ablates_on_the_first():
+    found = design("ravdess_features", "standard")
+    assert found.folds == (0, 1, 2, 3)
+    assert dict(found.variants) == {name: found.folds if name == "full" else (0,) for name in VARIANTS}
+
+
+def test_the_paper_design_has_three_seeds_and_ablates_on_every_fold():
+    found = design("ravdess_features", "paper")
+    assert found == Design((0, 1, 2, 3), (0, 1, 2), tuple((name, (0, 1, 2, 3)) for name in VARIANTS))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_changes_exactly_what_it_names(pack, variant):
+    full, changed = (config_for(pack, "smoke", variant=v).to_mapping() for v in ("full", variant))
+    assert differences(full, changed) == set(VARIANTS[variant])
+
+
+def test_fold_and_seed_change_nothing_else(pack):
+    changed = config_for(pack, "smoke", fold=2, seed=5)
+    assert differences(config_for(pack, "smoke").to_mapping(), changed.to_mapping()) == {"split__fold", "train__seed"}
+    assert (changed.split.fold, changed.train.seed) == (2, 5)
+
+
+def test_an_unknown_variant_or_profile_is_refused(pack):
+    with pytest.raises(ConfigError, match="variant = 'no-luck'; expected one of full, no-spatial"):
+        config_for(pack, "smoke", variant="no-luck")
+    with pytest.raises(ConfigError, match="profile = 'huge'"):
+        config_for(pack, "huge")
+
+
+def test_a_pack_the_kit_does_not_know_is_asked_as_many_ways_as_it_has_labels(pack):
+    unknown = dataclasses.replace(pack, name="mine", labels=("calm", "angry", "sad"))
+    (kind,) = experiment.study_of(unknown).test
+    assert (kind.regime, kind.n_way, kind.n_shot) == ("D", 3, 1)
+    assert experiment.study_of(dataclasses.replace(pack, name="mine")).test[0].n_way == 5
+
+
+# --- packs
+
+
+def test_an_open_pack_is_not_made_again_and_a_missing_one_only_if_it_is_embedded(pack, tmp_path):
+    before = (pack.path / "pack.json").stat().st_mtime_ns
+    assert experiment.open_or_make_pack(pack.path).digest == pack.digest
+    assert (pack.path / "pack.json").stat().st_mtime_ns == before
+    with pytest.raises(PackError, match="my_set"):
+        experiment.open_or_make_pack(tmp_path / "my_set")
+    with pytest.raises(ManifestError, match="ravdess_features needs a source"):
+        experiment.prepare_pack("ravdess_features", tmp_path / "r", "smoke")
+
+
+def test_preparing_a_pack_twice_gives_an_equal_one(pack, tmp_path):
+    shutil.copytree(pack.path, tmp_path / EMBEDDED)
+    report = experiment.prepare_pack(EMBEDDED, tmp_path / EMBEDDED, "test")
+    assert open_pack(report.pack).digest == pack.digest
+
+
+# --- runs and records
+
+
+def test_runs_of_different_settings_never_share_a_folder(pack, tmp_path):
+    runs = [(v, f, s) for v in VARIANTS for f in (0, 1) for s in (0, 1)]
+    configs = [config_for(pack, "smoke", variant=v, fold=f, seed=s) for v, f, s in runs]
+    folders = [experiment.run_folder(tmp_path, pack, c, v) for c, (v, _, _) in zip(configs, runs, strict=True)]
+    assert len(set(folders)) == len(runs)
+    assert folders[0].parent == tmp_path / "runs" / EMBEDDED
+    assert folders[0].name == f"full-fold0-seed0-{configs[0].digest()}"
+
+
+def test_a_finished_run_is_returned_and_not_trained_again(pack, results):
+    config = config_for(pack, "test")
+    folder = experiment.run_folder(results, pack, config, "full")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    run = experiment.train_run(pack, config, results, progress_bar=False)
+    assert run.path == folder
+    assert run.summary["steps"] == config.train.max_steps == 4
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_a_record_lies_where_its_settings_say(pack, results, records):
+    for record in records:
+        path = experiment.record_file(results, record)
+        assert Record.from_json(path) == record
+        assert path.name.endswith(f"_fold0_seed0_{record.config_digest}.json")
+    assert len({experiment.record_file(results, record) for record in records}) == len(records)
+
+
+def test_a_complete_design_has_each_variant_in_each_setting_and_the_controls_once(pack, records):
+    settings = {kind.title for kind in experiment.study_of(pack).test}
+    found = sorted((r.method, r.variant, experiment.setting_of(r)) for r in records)
+    wanted = [("st-f2m", variant, setting) for variant in VARIANTS for setting in settings]
+    wanted += [(control, "full", setting) for control in experiment.CONTROLS for setting in settings]
+    assert found == sorted(wanted)
+
+
+def test_a_complete_design_is_left_alone_and_a_lost_record_is_made_again(pack, results, records):
+    folder = results / "records" / EMBEDDED
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert experiment.complete_design(pack, results, "test") == records
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    lost = next(r for r in records if r.variant == "no-views")
+    experiment.record_file(results, lost).unlink()
+    again = experiment.complete_design(pack, results, "test")
+    made = next(r for r in again if r.variant == "no-views" and r.episode == lost.episode)
+    assert made.per_episode == lost.per_episode
+    assert made.run_digest == lost.run_digest
+
+
+def test_records_of_another_profile_or_pack_are_not_mixed_in(pack, results):
+    with pytest.raises(RunError, match="no record of profile smoke.*notebook 07 first"):
+        experiment.records_of(pack, results, "smoke")
+    with pytest.raises(RunError, match="no record of profile test"):
+        experiment.records_of(dataclasses.replace(pack, digest="0" * 12), results, "test")
+
+
+# --- rows of tables
+
+
+def test_main_rows_give_every_method_and_reading_its_own_number(pack, records):
+    rows = main_rows(records)
+    settings = [kind.title for kind in experiment.study_of(pack).test]
+    titles = ["ST-F2M", "ST-F2M, zero steps", "ST-F2M, prototypes only", *experiment.CONTROLS]
+    assert sorted((r["method"], r["setting"]) for r in rows) == sorted((t, s) for t in titles for s in settings)
+    metrics = {"ST-F2M, zero steps": "accuracy_zero_step", "ST-F2M, prototypes only": "accuracy_prototype"}
+    for row in rows:
+        method = "st-f2m" if row["method"].startswith("ST-F2M") else row["method"]
+        key = (method, "full", row["setting"])
+        own = [r for r in records if (r.method, r.variant, experiment.setting_of(r)) == key]
+        estimate = own[0].estimate(metrics.get(row["method"], "accuracy"))
+        assert (row["mean"], row["ci95"], row["subject_low"]) == (estimate.mean, estimate.ci95, estimate.subject_low)
+
+
+def test_ablation_rows_are_paired_differences_to_the_full_model(pack, records):
+    rows = ablation_rows(records)
+    assert len(rows) == (len(VARIANTS) - 1) * len(experiment.study_of(pack).test)
+    for row in rows:
+        own, full = (
+            next(r for r in records if (r.method, r.variant, experiment.setting_of(r)) == ("st-f2m", v, row["setting"]))
+            for v in (row["variant"], "full")
+        )
+        gap = np.subtract(own.per_episode["accuracy"], full.per_episode["accuracy"])
+        assert row["difference"] == row["mean"] == pytest.approx(gap.mean(), abs=1e-12)
+
+
+def test_a_full_model_against_itself_differs_by_nothing(records):
+    full = [r for r in records if r.method == "st-f2m" and r.variant == "full"]
+    renamed = [dataclasses.replace(r, variant="no-views") for r in full]
+    assert {(row["difference"], row["ci95"]) for row in ablation_rows([*full, *renamed])} == {(0.0, 0.0)}
+
+
+def test_a_table_keeps_the_order_of_its_rows_and_leaves_no_number_behind():
+    cells = {("b", "D"): 0.5, ("b", "P"): 0.25, ("a", "D"): 0.125, ("a", "P"): 1.0}
+    blank = {"ci95": 0.01, "subject_low": None, "subject_high": None}
+    rows = [{"method": m, "setting": s, "mean": mean} | blank for (m, s), mean in cells.items()]
+    table = table_of(rows)
+    assert (list(table.index), list(table.columns)) == (["b", "a"], ["D", "P"])
+    for (method, setting), mean in cells.items():
+        assert table.loc[method, setting] == str(Estimate(mean, 0.01))
