@@ -284,7 +284,7 @@ class EvaluationConfig(_Settings):
 
     episodes: int = at_least(600, 1)
     """Episodes per setting."""
-    chunk: int = at_least(16, 1)
+    chunk: int = at_least(8, 1)
     """Episodes computed at once; changes memory, not results."""
     seed: int = 0
     """Of the episodes."""
