@@ -1,4 +1,4 @@
-"""Encoded episodes: each draw belongs to its episode, nothing leaks from query to support, hidden things stay hidden."""
+"""Encoded episodes: each draw belongs to its episode, the support never sees the query, what is hidden stays so."""
 
 import dataclasses
 
@@ -221,7 +221,8 @@ def test_each_kind_of_noise_disturbs_and_comes_from_its_generator_alone(world, k
 
 def test_some_training_episodes_miss_modalities_and_no_clip_loses_all(world):
     batch = world.sampler.sample(0, 40)
-    before, after = world.encode(batch).query.present, world.encode(batch, disturbance=quiet(view_drop=0.5)).query.present
+    before = world.encode(batch).query.present
+    after = world.encode(batch, disturbance=quiet(view_drop=0.5)).query.present
     assert after.any(1).all()
     assert not (after & ~before).any()
     touched = (before & ~after).any(1).unflatten(0, (40, -1)).any(1).float().mean()

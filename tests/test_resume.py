@@ -16,7 +16,7 @@ from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
 from stf2m_core.evaluation import score
 from stf2m_core.training import Trainer, read_tensors, train
 
-N_STEPS = 8
+N_STEPS = 10
 SETTINGS = {
     "split__n_val_subjects": 3,
     "episodes": [
@@ -81,10 +81,16 @@ def whole(folder, pack_path):
     return result
 
 
-def go(pack_path, run_dir, checkpoint_every):
+def go(pack_path, run_dir, checkpoint_every, validate=score):
     """What a killed process was doing."""
     config = settings(train__checkpoint_every=checkpoint_every)
-    train(open_pack(pack_path), config, run_dir, validate=score, progress_bar=False)
+    train(open_pack(pack_path), config, run_dir, validate=validate, progress_bar=False)
+
+
+def slow_score(*facts):
+    """The score, slowed down so that a run does not end before it is killed, however slow the killer."""
+    time.sleep(0.1)
+    return score(*facts)
 
 
 def go_until(pack_path, run_dir, checkpoint_every, moment, name, number=1):
@@ -146,8 +152,8 @@ def test_a_run_killed_at_three_random_moments_ends_at_the_same_bits(
 ):
     draw, codes, reached = random.Random(checkpoint_every), [], []
     for _ in range(3):
-        process = processes.Process(target=go, args=(pack_path, tmp_path / "run", checkpoint_every))
-        codes.append(kill_in_training(process, tmp_path / "run", draw.randint(1, 5), draw.uniform(0, 0.05)))
+        process = processes.Process(target=go, args=(pack_path, tmp_path / "run", checkpoint_every, slow_score))
+        codes.append(kill_in_training(process, tmp_path / "run", draw.randint(1, 3), draw.uniform(0, 0.1)))
         reached.append(lines_of(tmp_path / "run"))
     assert codes == [-signal.SIGKILL] * 3, "a process ended before it was killed: nothing was tested"
     assert not (tmp_path / "run" / "run.json").exists()
