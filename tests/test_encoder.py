@@ -345,6 +345,9 @@ def test_the_joint_graph_links_every_node_to_its_modality_and_to_the_first_node_
     linked = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [1, 1, 1, 1, 0], [1, 0, 0, 1, 1], [1, 0, 0, 1, 1]]).float()
     torch.testing.assert_close(joint_graph([3, 2]), linked / linked.sum(1, keepdim=True))
     torch.testing.assert_close(joint_graph([4]), complete_graph(4))
+    encoder = encoder_of(dtype=torch.float32)
+    assert torch.equal(encoder.joint.spatial.prior, joint_graph([3, 2]))
+    assert torch.equal(encoder.level1["face"].block.spatial.prior, torch.full((3, 3), 1 / 3))
 
 
 def test_the_whole_encoder_is_that_of_a_slow_loop_clip_by_clip():
@@ -525,6 +528,15 @@ def test_a_clip_alone_is_as_it_is_among_longer_clips_and_other_episodes():  # I-
         view = alone["face"]
         alone = changed(alone, "face", **{n: getattr(view, n)[:, :n_frames] for n in ("values", "mask", "times")})
         same(embedded(encoder, alone), (z[clip : clip + 1], disagreement[clip : clip + 1]), 1e-10)
+
+
+def test_frames_after_the_declared_end_of_a_clip_count_the_same_alone_and_among_longer_clips():  # I-13
+    encoder, views = encoder_of(), clips(1.3, 1.3)
+    short = torch.tensor([0.55, 1.3]).double()
+    views = {n: dataclasses.replace(v, duration=short) for n, v in views.items()}
+    alone = {n: ViewBatch(v.values[:1], v.mask[:1], v.times[:1], v.duration[:1]) for n, v in views.items()}
+    together, single = embedded(encoder, views), embedded(encoder, alone)
+    same(single, [t[:1] for t in together], 1e-10)
 
 
 # Time
