@@ -136,7 +136,7 @@ class EncoderConfig(_Settings):
     dilations: tuple[int, int] = (1, 2)
     """Of the two temporal convolutions of a block."""
     causal: bool = False
-    """Temporal convolutions look back only, for a clip that is still running."""
+    """Temporal convolutions look back only; slots still reach one slot width ahead."""
     hops: int = at_least(2, 0)
     """Powers of each adjacency."""
     spatial: Literal["diffusion", "identity"] = "diffusion"
@@ -229,6 +229,9 @@ class TrainConfig(_Settings):
     """Of everything random in the run."""
     meta_batch: int = at_least(4, 1)
     """Episodes per outer step."""
+    chunk: int = at_least(4, 1)
+    """Episodes of an outer step computed at once; fewer need less memory. Gradients add up; the even use of rules and
+    the noise are then per chunk."""
     max_steps: int = at_least(300, 1)
     """Outer steps."""
     warm_up: float = between(0.1, 0, 1)
@@ -284,7 +287,7 @@ class EvaluationConfig(_Settings):
 
     episodes: int = at_least(600, 1)
     """Episodes per setting."""
-    chunk: int = at_least(8, 1)
+    chunk: int = at_least(4, 1)
     """Episodes computed at once; changes memory, not results."""
     seed: int = 0
     """Of the episodes."""

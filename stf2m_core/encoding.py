@@ -34,6 +34,7 @@ class Encoding:
         target: (episode, query, way) label distributions.
         weight: (episode, query) how much each query counts.
         label_target: (episode, query, label) distributions over all labels of the data set.
+        has_votes: whether the labels are distributions already.
     """
 
     support: Support
@@ -41,6 +42,7 @@ class Encoding:
     target: Tensor
     weight: Tensor
     label_target: Tensor
+    has_votes: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def encode_episodes(
     n_support, n_views = rows.shape[1], model.config.inner.n_views
     ids = batch.ids.cpu().numpy()
     clean, query = data.gather(rows.flatten()), data.gather(batch.query.flatten())
-    parts = [clean, _views(clean, ids, n_views, model, seed, stream), query] if n_views else [clean, query]
+    parts = [clean, _views(clean, rows, ids, n_views, model, seed, stream), query] if n_views else [clean, query]
     together = concatenated(parts, n_episodes)
     statistics = data.support_statistics(batch.support, model_statistics(model))
     together = _cast(standardised(together, statistics, n_episodes), model.anchor.dtype)
@@ -91,11 +93,12 @@ def encode_episodes(
     views = encoded.select(slice(n_support, n_support * (1 + n_views)), n_episodes) if n_views else own
     target, weight = _targets(data, rows, batch, None, model)
     query_target, query_weight = _targets(data, batch.query, batch, batch.query_label, model)
-    order = _orders(ids, n_way, n_shot, n_orders, seed, stream, rows)
+    order = _orders(ids, batch.support, n_orders, seed, stream)
     kept = _kept_rules(ids, model, disturbance, seed, stream, rows)
     support = Support(own, views, target, weight, batch.classes, order, kept)
     rest = encoded.select(slice(n_support * (1 + n_views), None), n_episodes)
-    return Encoding(support, rest, query_target, query_weight, data.soft_labels[batch.query].to(model.anchor.dtype))
+    label_target = data.soft_labels[batch.query].to(model.anchor.dtype)
+    return Encoding(support, rest, query_target, query_weight, label_target, data.has_votes)
 
 
 def model_statistics(model: STF2M) -> Statistics:
@@ -113,14 +116,18 @@ def set_statistics(model: STF2M, statistics: Statistics) -> None:
 
 
 def _views(
-    clean: Mapping[str, ViewBatch], ids: np.ndarray, n_views: int, model: STF2M, seed: int, stream: str
+    clean: Mapping[str, ViewBatch], rows: Tensor, ids: np.ndarray, n_views: int, model: STF2M, seed: int, stream: str
 ) -> dict[str, ViewBatch]:
-    """`n_views` random views of each support clip, episode by episode."""
-    n_support = len(next(iter(clean.values())).duration) // len(ids)
+    """`n_views` random views of each support clip, episode by episode.
+
+    A draw belongs to (episode, clip), not to a place in the support, so renaming the classes changes no view.
+    """
+    n_support = rows.shape[1]
     once = np.arange(len(ids) * n_support).reshape(len(ids), 1, n_support)
     index = np.repeat(once, n_views, 1).reshape(-1)
-    position = np.broadcast_to(np.arange(n_views * n_support), (len(ids), n_views * n_support))
-    counters = np.stack([np.repeat(ids, n_views * n_support), position.reshape(-1)], 1)
+    clip = np.repeat(rows.cpu().numpy()[:, None], n_views, 1)
+    draw = np.broadcast_to(np.arange(n_views)[:, None], clip.shape)
+    counters = np.stack([np.repeat(ids, n_views * n_support), clip.reshape(-1), draw.reshape(-1)], 1)
     pick = torch.from_numpy(index).to(next(iter(clean.values())).values.device)
     repeated = {
         name: ViewBatch(view.values[pick], view.mask[pick], view.times[pick], view.duration[pick])
@@ -165,11 +172,10 @@ def _targets(
     return hard_targets(label, batch.n_way, dtype), torch.ones(rows.shape, dtype=dtype, device=rows.device)
 
 
-def _orders(ids: np.ndarray, n_way: int, n_shot: int, n_orders: int, seed: int, stream: str, like: Tensor) -> Tensor:
-    """(draw, episode, way, shot) random orders of the shots."""
-    draws = np.arange(n_orders)[:, None, None, None]
-    counters = (draws, ids[:, None, None], np.arange(n_way)[:, None], np.arange(n_shot))
-    return torch.from_numpy(np.argsort(seeding.uniform(seed, f"{stream}/order", *counters), -1)).to(like.device)
+def _orders(ids: np.ndarray, support: Tensor, n_orders: int, seed: int, stream: str) -> Tensor:
+    """(draw, episode, way, shot) random orders of the shots; they belong to the clips, as the views do."""
+    counters = np.arange(n_orders)[:, None, None, None], ids[:, None, None], support.cpu().numpy()
+    return torch.from_numpy(np.argsort(seeding.uniform(seed, f"{stream}/order", *counters), -1)).to(support.device)
 
 
 def _kept_rules(

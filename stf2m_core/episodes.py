@@ -324,6 +324,8 @@ def load_episodes(path: str | os.PathLike[str], pack: Pack) -> EpisodeBatch:
     try:
         content = json.loads(Path(path).read_text())
         found = content.get("format"), content.get("version")
+    except FileNotFoundError as error:
+        raise EpisodeError("no such file", expected="an episode list", where=str(path)) from error
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
         raise EpisodeError(f"not readable as JSON: {error}", expected="an episode list", where=str(path)) from error
     if found != ("stf2m-episodes", 1):

@@ -76,7 +76,7 @@ STUDIES: dict[str, Study] = {
         train=_kinds(8, ("P", 1, 2), ("D", 1, 4), ("P", 2, 2), ("D", 3, 3)),
         test=_kinds(8, ("P", 1, 2), ("P", 2, 2), ("D", 1, 2), ("D", 5, 2)),
         # the two sentences are spoken in every emotion: their text says nothing and is left out
-        changes={"views__modalities": ("audio", "visual"), "split__n_val_subjects": 3},
+        changes={"views__modalities": ("audio", "visual"), "split__n_val_subjects": 3, "train__chunk": 2},
         profiles={
             "smoke": {"train__max_steps": 60},
             "standard": {"train__max_steps": 300, "train__patience": 4, "evaluation__episodes": 300},
@@ -155,8 +155,11 @@ def config_for(pack: Pack, profile: str, *, variant: str = "full", fold: int = 0
 
 
 def run_folder(out: str | os.PathLike[str], pack: Pack, config: RunConfig, variant: str) -> Path:
-    """Where a run lies: results/runs/<data set>/<variant>-fold<f>-seed<s>-<digest>."""
-    name = f"{variant}-fold{config.split.fold}-seed{config.train.seed}-{config.digest()}"
+    """Where a run lies: results/runs/<data set>/<variant>-fold<f>-seed<s>-<settings>-<code>.
+
+    Runs of other settings, or of another version of the model's code, never mix.
+    """
+    name = f"{variant}-fold{config.split.fold}-seed{config.train.seed}-{config.digest()}-{training.code_digest()}"
     return Path(out) / "runs" / pack.name / name
 
 

@@ -7,6 +7,7 @@ and resumed is the same to the bit on the same CPU and thread count.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import math
 import os
@@ -34,6 +35,8 @@ from stf2m_core.errors import EpisodeError, RunError
 from stf2m_core.model.st_f2m import STF2M, FastWeights, Prediction
 from stf2m_core.shapes import EpisodeBatch
 from stf2m_core.views import ResidentViews
+
+FAILED = "failed_episodes.json"
 
 Validate = Callable[[STF2M, ResidentViews, EpisodeBatch, int], tuple[float, float]]
 """(model, data, episodes, seed) -> NLL and accuracy after adaptation."""
@@ -65,6 +68,14 @@ class Progress:
     best_step: int = 0
     worse: int = 0
     seconds: float = 0.0
+
+
+def code_digest() -> str:
+    """6 hex digits of the source of everything that a run's weights depend on; part of the name of a run's folder."""
+    root = Path(__file__).parent
+    names = ["config.py", "encoding.py", "episodes.py", "seeding.py", "training.py", "views.py"]
+    files = [root / name for name in names] + sorted((root / "model").glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:6]
 
 
 def resolve_device(name: str) -> torch.device:
@@ -119,7 +130,7 @@ def build(data: ResidentViews, splits: Splits, config: RunConfig) -> STF2M:
         known[torch.from_numpy(splits.labels["meta_train"])] = True
     steps = {name: modality.step_s or config.views.step_s for name, modality in data.modalities.items()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeding.derive(config.train.seed, "weights"))
+        torch.default_generator.manual_seed(seeding.derive(config.train.seed, "weights"))
         model = STF2M(data.shapes, steps, known, config)
     rows = torch.from_numpy(splits.rows["meta_train"]).to(data.device)
     set_statistics(model.to(data.device), data.training_statistics(rows))
@@ -193,7 +204,7 @@ def outer_loss(
 
 def _cross_entropy(prediction: Prediction, episode: Encoding, smoothing: float) -> Tensor:
     target = episode.target
-    if bool((target.amax(-1) == 1).all()):  # votes are soft already
+    if not episode.has_votes:  # votes are soft already
         target = (1 - smoothing) * target + smoothing / target.shape[-1]
     losses = -(target * prediction.log_probability).sum(-1)
     return (episode.weight * losses).sum() / episode.weight.sum().clamp(min=1e-8)
@@ -239,23 +250,25 @@ class Trainer:
         """One outer step.
 
         Raises:
-            FloatingPointError: if the loss is not finite; weights are then as before the step.
+            FloatingPointError: if the loss or its gradient is not finite; the optimiser has then not moved.
         """
         train, step = self.config.train, self.progress.step
         phase = phase_of(step, train)
         if phase != "prototypes" and self.model.has_rules and phase_of(step - 1, train) == "prototypes":
             self.place_rules()
-        episode = self.encoded(step)
-        path = self.model.adapt(
-            episode.support, 0 if phase == "prototypes" else self.config.inner.steps_train,
-            second_order=phase == "second order", conditioned=phase != "prototypes", differentiable=True,
-        )  # fmt: skip
-        loss, line = outer_loss(self.model, episode, path, step / train.max_steps, phase)
+        self.optimiser.zero_grad(set_to_none=True)
+        line = {"loss": 0.0, "accuracy": 0.0}
+        batch, generator = self.batch(step), seeding.generator(train.seed, "disturbance", step, device=self.data.device)
+        for first in range(0, len(batch), train.chunk):
+            some = batch[first : first + train.chunk]
+            loss, part = self.loss(some, step, phase, generator)
+            (loss * (len(some) / len(batch))).backward()
+            line = {name: value + part[name] * len(some) / len(batch) for name, value in line.items()}
         if not math.isfinite(line["loss"]):
             raise FloatingPointError(f"loss {line['loss']} at step {step}")
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm, foreach=False)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm, foreach=False)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"gradient norm {float(norm)} at step {step}")
         rate = learning_rate(step, train)
         for group, factor in zip(self.optimiser.param_groups, (1.0, 0.3), strict=False):
             group["lr"] = rate * factor
@@ -274,17 +287,26 @@ class Trainer:
         for mean, new in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(new, 1 - decay)
 
-    def encoded(self, step: int) -> Encoding:
-        """The episodes of a step, with all that training adds."""
+    def loss(
+        self, batch: EpisodeBatch, step: int, phase: str, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The outer loss of some episodes of a step, and its line of history."""
+        episode = self.encoded(batch, step, generator)
+        path = self.model.adapt(
+            episode.support, 0 if phase == "prototypes" else self.config.inner.steps_train,
+            second_order=phase == "second order", conditioned=phase != "prototypes", differentiable=True,
+        )  # fmt: skip
+        return outer_loss(self.model, episode, path, step / self.config.train.max_steps, phase)
+
+    def encoded(self, batch: EpisodeBatch, step: int, generator: torch.Generator) -> Encoding:
+        """Episodes of a step, with all that training adds."""
         train = self.config.train
-        generator = seeding.generator(train.seed, "disturbance", step, device=self.data.device)
         disturbance = Disturbance(
             train.noise, train.level_noise, self.config.encoder.dropout, train.view_drop, self.config.fuzzy.drop_rule,
             generator,
         )  # fmt: skip
         stream = f"train/{step % len(self.samplers)}"
-        return encode_episodes(self.model, self.data, self.batch(step), seed=train.seed, stream=stream,
-                               disturbance=disturbance)  # fmt: skip
+        return encode_episodes(self.model, self.data, batch, seed=train.seed, stream=stream, disturbance=disturbance)
 
     @torch.no_grad()
     def place_rules(self) -> None:
@@ -312,6 +334,8 @@ class Trainer:
             nll, accuracy = validate(self.averaged, self.data, batch.to(self.data.device), train.seed)
             total += nll / len(self.validation)
             lines.append({"kind": "validation", "step": step, "setting": setting, "nll": nll, "accuracy": accuracy})
+        if not math.isfinite(total):
+            raise FloatingPointError(f"meta-validation NLL {total} at step {step}")
         better = total < self.progress.best_nll
         if better:
             self.progress.best_nll, self.progress.best_step, self.progress.worse = total, step, 0
@@ -343,6 +367,8 @@ class Trainer:
             RunError: if it belongs to other settings or another pack.
         """
         tensors, facts = read_tensors(path)
+        if "progress" not in facts:
+            raise RunError("no checkpoint", expected="what training saves", where=str(path), remedy="Remove it")
         check_same(path, facts, self.config, self.pack)
         self.model.load_state_dict(_under(tensors, "model."))
         self.averaged.load_state_dict(_under(tensors, "average."))
@@ -393,15 +419,16 @@ def train(
             episodes are then in failed_episodes.json).
         KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved; says how to continue.
     """
-    folder = Path(run_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    if resume == "restart":
-        for name in ("checkpoint.safetensors", "model.safetensors", "history.jsonl", "run.json"):
-            (folder / name).unlink(missing_ok=True)
-    if (folder / "run.json").exists():
+    if resume not in ("auto", "restart"):
+        raise RunError(f"resume = {resume!r}", expected="auto or restart", where="train")
+    folder = _run_folder(run_dir)
+    if resume == "auto" and (folder / "run.json").exists():
         return _finished_run(folder, config, pack)
     with cpu_threads(config.train.threads):
         trainer = Trainer(pack, config)
+        if resume == "restart":  # only now that nothing more can be refused; run.json first, it says "finished"
+            for name in ("run.json", "model.safetensors", "checkpoint.safetensors", "history.jsonl", FAILED):
+                (folder / name).unlink(missing_ok=True)
         checkpoint, history = folder / "checkpoint.safetensors", folder / "history.jsonl"
         if checkpoint.exists():
             trainer.load(checkpoint)
@@ -410,6 +437,16 @@ def train(
         write_text(history, "".join(json.dumps(line) + "\n" for line in lines))
         _loop(trainer, folder, lines, validate, progress_bar)
         return _finish(trainer, folder)
+
+
+def _run_folder(run_dir: str | os.PathLike[str]) -> Path:
+    folder = Path(run_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        what = f"cannot make the folder: {error.strerror}"
+        raise RunError(what, expected="a writable folder", where=str(folder)) from error
+    return folder
 
 
 def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progress_bar: bool) -> None:
@@ -435,7 +472,7 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
                     said = f"stopped after {step} steps, saved in {checkpoint}; the same call continues"
                     raise KeyboardInterrupt(said)
         except FloatingPointError as error:
-            where = folder / "failed_episodes.json"
+            where = folder / FAILED
             kind = trainer.samplers[trainer.progress.step % len(trainer.samplers)].config
             save_episodes(where, trainer.batch(trainer.progress.step).to("cpu"), trainer.pack, kind)
             remedy = f"The episodes are in {where}; lower train.lr or look at these clips"
@@ -469,12 +506,15 @@ def adapted_numbers(model: STF2M, n_way: int) -> int:
 
 
 def _finished_run(folder: Path, config: RunConfig, pack: Pack) -> Run:
+    remedy = 'Use resume="restart"'
     try:
         summary = json.loads((folder / "run.json").read_text())
         check_same(folder / "run.json", summary, config, pack)
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"unreadable: {error}", expected="a finished run", where=str(folder / "run.json"),
-                       remedy='Use resume="restart"') from error  # fmt: skip
+                       remedy=remedy) from error  # fmt: skip
+    if not (folder / "model.safetensors").exists():
+        raise RunError("run.json without model.safetensors", expected="both", where=str(folder), remedy=remedy)
     return Run(folder, config, read_history(folder / "history.jsonl"), summary)
 
 
@@ -514,10 +554,18 @@ def load_model(
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a history; a last line cut short by a crash is left out."""
+    """Whole lines of a history; a last line cut short by a crash is left out.
+
+    Raises:
+        RunError: if a whole line is damaged.
+    """
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    except ValueError as error:
+        raise RunError(f"unreadable line: {error}", expected="one JSON object per line", where=str(path),
+                       remedy='Use resume="restart"') from error  # fmt: skip
 
 
 def write_text(path: Path, text: str) -> None:
@@ -533,8 +581,19 @@ def write_text(path: Path, text: str) -> None:
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Tensors with JSON facts in the header of one safetensors file, written aside and moved into place."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, aside, {"facts": json.dumps(facts)})
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    facts = facts | {"sha256": _sha256(tensors)}
+    save_file(tensors, aside, {"facts": json.dumps(facts)})
+    with open(aside, "rb+") as file:
+        os.fsync(file.fileno())
     os.replace(aside, path)
+
+
+def _sha256(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -546,8 +605,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads((file.metadata() or {})["facts"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        if facts["sha256"] != _sha256(tensors):
+            raise KeyError("the values are not those that were written")
+        return tensors, facts
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"damaged: {error}", expected="a file of this kit", where=str(path),
                        remedy='Remove it, or use resume="restart"') from error  # fmt: skip
 

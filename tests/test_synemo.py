@@ -71,7 +71,7 @@ def test_views_of_a_pure_clip_have_the_stated_shapes_nodes_and_channels(smoke):
         view = views[modality]
         assert (view.nodes, view.channels) == (nodes, channels)
         assert view.values.shape == (frames * len(clips), len(nodes), len(channels))
-        assert view.values.dtype == np.float16
+        assert view.values.dtype == np.float32
         assert (view.lengths == frames).all()
 
 

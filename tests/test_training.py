@@ -326,15 +326,19 @@ def test_global_random_states_do_not_change_a_run(finished, pack, tmp_path):
 # --- what goes wrong
 
 
-def test_a_loss_that_is_not_finite_leaves_its_episodes_and_stops(pack, tmp_path, monkeypatch):
-    true, calls = training.outer_loss, []
+def poison(monkeypatch, value):
+    """Make the loss of step 3 not finite."""
+    true = training.outer_loss
 
-    def poisoned(*arguments):
-        loss, line = true(*arguments)
-        calls.append(1)
-        return (loss * math.nan, line | {"loss": math.nan}) if len(calls) == 4 else (loss, line)
+    def poisoned(model, episode, path, share, phase):
+        loss, line = true(model, episode, path, share, phase)
+        return (loss * value, line | {"loss": value}) if share == 3 / 8 else (loss, line)
 
     monkeypatch.setattr(training, "outer_loss", poisoned)
+
+
+def test_a_loss_that_is_not_finite_leaves_its_episodes_and_stops(pack, tmp_path, monkeypatch):
+    poison(monkeypatch, math.nan)
     where = tmp_path / "failed_episodes.json"
     with pytest.raises(RunError, match=f"loss nan at step 3; expected a finite loss .*{where}"):
         train(pack, settings(), tmp_path, validate=score, progress_bar=False)
@@ -349,7 +353,7 @@ def test_weights_are_as_before_a_step_whose_loss_is_not_finite(pack, monkeypatch
     for _ in range(3):
         trainer.step()
     before = weights(trainer.model)
-    monkeypatch.setattr(training, "outer_loss", lambda *a: (torch.tensor(math.inf), {"loss": math.inf}))
+    poison(monkeypatch, math.inf)
     with pytest.raises(FloatingPointError, match="loss inf at step 3"):
         trainer.step()
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(trainer.model).items())

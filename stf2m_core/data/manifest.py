@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import os
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,8 @@ class ImportReport:
             lost = f"{self.absent[name]} clips without it, {self.masked[name]} values masked"
             lines.append(f"  {name}: {self.frames[name]} frames, {size}; {lost}")
         counts = ", ".join(f"{label or '(undefined)'} {count}" for label, count in self.label_counts.items())
-        lines += [f"  labels: {counts}", f"  licence: {self.manifest.licence}"]
+        lines += textwrap.wrap(f"labels: {counts}", 118, initial_indent="  ", subsequent_indent="    ")
+        lines += [f"  licence: {self.manifest.licence}"]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.manifest.notes)])
 
 

@@ -136,7 +136,7 @@ def domain_table(config: SynEmoConfig) -> pd.DataFrame:
 
 
 def generate(config: SynEmoConfig) -> tuple[pd.DataFrame, dict[str, RaggedViews]]:
-    """Clips and their views (float16), the same bytes for the same configuration.
+    """Clips and their views (float32), the same bytes for the same configuration.
 
     Clips are sorted by subject, so that subjects of a domain are adjacent, then by session; within a session the order
     is random. Columns beyond a pack's own: x_order, x_synchrony, x_level, x_interaction, the factor levels of the
@@ -289,7 +289,7 @@ def _ragged(
         signal = signal * (gain * alive[..., None])[domain][:, None]
         mask = np.repeat(alive[domain].astype(np.uint8), frames, axis=0)
     return RaggedViews(
-        values=signal.reshape(-1, n_nodes, n_channels).astype(np.float16),
+        values=signal.reshape(-1, n_nodes, n_channels).astype(np.float32),
         offsets=np.concatenate([[0], np.cumsum(present * frames)]).astype(np.int64),
         nodes=_NODES[modality],
         channels=_CHANNELS[modality],

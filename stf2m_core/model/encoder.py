@@ -62,7 +62,7 @@ class TemporalConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(2 * width))
 
     def forward(self, state: Tensor, mask: Tensor) -> Tensor:
-        """(clip, time, node, channel) and (clip, time, node) to the same shape; masked places are zero."""
+        """(clip, time, node, channel), zero where masked, and the mask (clip, time, node); masked places stay zero."""
         weight = mask.to(state.dtype)
         taps = torch.cat([_shifted(state, o) for o in self.offsets], -1)
         seen = sum(_shifted(weight, o) for o in self.offsets)
@@ -187,7 +187,7 @@ def slot_centers(duration: Tensor, slot_s: float, max_slots: int) -> tuple[Tenso
     A clip longer than max_slots allows gets wider slots.
     """
     width = torch.clamp(duration / (max_slots - 1), min=slot_s)
-    n_slots = torch.ceil(duration / width - 1e-6).long() + 1
+    n_slots = (torch.ceil(duration / width * (1 - 1e-6)).long() + 1).clamp(max=max_slots)
     index = torch.arange(int(n_slots.max()), device=duration.device)
     return index * width[:, None], width, index < n_slots[:, None]
 
@@ -257,7 +257,7 @@ class Encoder(nn.Module):
         width = config.hidden
         self.time = nn.Linear(TIME_FEATURES, width)
         self.joint = Block(joint_graph(self.sizes), config)
-        self.attention = nn.ModuleDict({n: nn.Linear(width, 1) for n in self.names})
+        self.attention = nn.ModuleDict({n: nn.Linear(width, 1, bias=False) for n in self.names})
         self.project = nn.ModuleDict({n: nn.Linear(3 * width, config.embedding) for n in self.names})
         self.voice = nn.ModuleDict({n: nn.Linear(config.embedding, 1) for n in self.names})
         self.norm = nn.LayerNorm(config.embedding)
@@ -304,7 +304,8 @@ class Encoder(nn.Module):
 
     def _read_out(self, name: str, state: Tensor, mask: Tensor) -> Tensor:
         """Masked mean, masked standard deviation and attention pool over (slot, node)."""
-        weight = (mask / mask.sum(1, keepdim=True).clamp(min=1)).to(state.dtype)[..., None]
+        weight = mask.to(state.dtype)[..., None]
+        weight = weight / weight.sum(1, keepdim=True).clamp(min=1)
         mean = (weight * state).sum(1)
         deviation = torch.sqrt((weight * (state - mean[:, None]) ** 2).sum(1) + EPSILON)
         pooled = (masked_softmax(self.attention[name](state)[..., 0], mask)[..., None] * state).sum(1)

@@ -230,6 +230,10 @@ class PlainNetwork(nn.Module):
         return self.out(embedding + self.net(torch.cat([embedding, disagreement[..., None]], -1)))
 
 
+def _distances(points: Tensor, centers: Tensor) -> Tensor:
+    return torch.cdist(points, centers, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def k_means(points: Tensor, n_clusters: int, generator: torch.Generator, n_rounds: int = 10) -> tuple[Tensor, Tensor]:
     """Centres (cluster, feature) and owner (point,) by Lloyd's rounds from spread-out first centres.
 
@@ -239,13 +243,13 @@ def k_means(points: Tensor, n_clusters: int, generator: torch.Generator, n_round
     draw = torch.rand(n_clusters, generator=generator, device=generator.device, dtype=torch.float64).to(points.device)
     centers = points[(draw[0] * len(points)).long()][None]
     for step in range(1, n_clusters):
-        gap = torch.cdist(points, centers).amin(1).double() ** 2
+        gap = _distances(points, centers).amin(1).double() ** 2
         edge = torch.cumsum(gap, 0)
         chosen = torch.searchsorted(edge, draw[step] * edge[-1]).clamp(max=len(points) - 1)
         centers = torch.cat([centers, points[chosen][None]])
     for _ in range(n_rounds):
-        owner = torch.cdist(points, centers).argmin(1)
+        owner = _distances(points, centers).argmin(1)
         member = torch.nn.functional.one_hot(owner, n_clusters).to(points.dtype)
         count = member.sum(0)[:, None]
         centers = torch.where(count > 0, member.T @ points / count.clamp(min=1), centers)
-    return centers, torch.cdist(points, centers).argmin(1)
+    return centers, _distances(points, centers).argmin(1)

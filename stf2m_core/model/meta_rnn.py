@@ -79,7 +79,7 @@ class TaskEncoder(nn.Module):
         if config.kind == "bilstm":
             self.rnn = nn.LSTM(n_token, config.hidden, config.n_layers, batch_first=True, bidirectional=True)
             self.summary = nn.Sequential(nn.Linear(2 * code, 64), nn.ReLU(), nn.Linear(64, config.task_size), nn.Tanh())
-            self.head = _zero(nn.Linear(code, embedding))
+            self.head = _zero(nn.Linear(code, embedding, bias=False))
         else:
             self.tau = nn.Parameter(torch.zeros(config.task_size))
         self.film = _zero(nn.Linear(config.task_size, 2 * channels))
@@ -118,5 +118,6 @@ class TaskEncoder(nn.Module):
 def _zero(layer: nn.Linear) -> nn.Linear:
     """A generator whose output is zero at first, so that training starts from the unmodulated model."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
