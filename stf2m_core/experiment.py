@@ -108,7 +108,10 @@ def prepare_pack(dataset: str, path: str | os.PathLike[str], profile: str, *, so
     Raises:
         ManifestError: if the data set is unknown or its files are not as stated.
     """
-    options = {"preset": "smoke" if profile in ("smoke", "test") else "standard"} if dataset == EMBEDDED else {}
+    options: dict[str, Any] = {}
+    if dataset == EMBEDDED:  # small and pure (no gains, dead nodes, missing views, ambiguity), or large with all of them
+        small = profile in ("smoke", "test")
+        options = {"preset": "smoke", "pure": True} if small else {"preset": "standard"}
     return import_dataset(dataset, source=source or None, out=path, overwrite=True, **options)
 
 
