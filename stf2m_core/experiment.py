@@ -79,7 +79,7 @@ STUDIES: dict[str, Study] = {
         changes={"views__modalities": ("audio", "visual"), "split__n_val_subjects": 3, "train__chunk": 2},
         profiles={
             "smoke": {"train__max_steps": 60},
-            "standard": {"train__max_steps": 300, "train__patience": 4, "evaluation__episodes": 300},
+            "standard": {"train__max_steps": 240, "evaluation__episodes": 300},
         },
     ),
     "synemo": Study(
@@ -109,7 +109,7 @@ def prepare_pack(dataset: str, path: str | os.PathLike[str], profile: str, *, so
         ManifestError: if the data set is unknown or its files are not as stated.
     """
     options: dict[str, Any] = {}
-    if dataset == EMBEDDED:  # small and pure (no gains, dead nodes, missing views, ambiguity), or large with all of them
+    if dataset == EMBEDDED:  # small and pure, or large with gains, dead nodes, missing views and ambiguity
         small = profile in ("smoke", "test")
         options = {"preset": "smoke", "pure": True} if small else {"preset": "standard"}
     return import_dataset(dataset, source=source or None, out=path, overwrite=True, **options)

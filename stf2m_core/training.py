@@ -487,7 +487,7 @@ def _finish(trainer: Trainer, folder: Path) -> Run:
     summary = {
         "format": "stf2m-run", "version": 1, "pack_digest": trainer.pack.digest, "config": trainer.config.to_mapping(),
         "steps": progress.step, "best_step": progress.best_step, "best_nll": progress.best_nll,
-        "selection": "meta-validation NLL", "seconds": round(progress.seconds, 1),
+        "selection": "meta-validation NLL, calibrated", "seconds": round(progress.seconds, 1),
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "adapted": adapted_numbers(trainer.model, trainer.config.episodes[0].n_way),
         "device": str(trainer.data.device),

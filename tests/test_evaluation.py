@@ -260,7 +260,7 @@ def test_a_record_holds_all_metrics_what_chose_the_weights_and_a_clean_audit(pac
     record = evaluate(run.path, pack, D_EPISODE, episodes=6, seed=3, variant="short")
     named = {"accuracy", "accuracy_zero_step", "accuracy_prototype", "uar", "f1_weighted", "f1_macro", "nll", "ece"}
     assert named <= set(record.metrics)
-    assert (record.method, record.variant, record.selection) == ("st-f2m", "short", "meta-validation NLL")
+    assert (record.method, record.variant, record.selection) == ("st-f2m", "short", "meta-validation NLL, calibrated")
     assert record.pack_digest == pack.digest
     assert record.config_digest == run.config.digest()
     assert set(record.leaks) == {"shared_subjects", "shared_groups", "duplicate_content"}

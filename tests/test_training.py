@@ -127,7 +127,7 @@ def test_a_finished_run_says_what_was_chosen_and_how(finished, pack):
              for s in (2, 4, 6, 8)}  # fmt: skip
     assert best == min(means, key=means.get)
     assert finished.summary["best_nll"] == pytest.approx(means[best])
-    assert finished.summary["selection"] == "meta-validation NLL"
+    assert finished.summary["selection"] == "meta-validation NLL, calibrated"
     assert finished.summary["steps"] == 8
     assert finished.summary["pack_digest"] == pack.digest
     subjects = finished.summary["subjects"]
