@@ -12,7 +12,7 @@ from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
 from stf2m_core.encoding import encode_episodes
 from stf2m_core.episodes import EpisodeSampler, split_subjects
 from stf2m_core.errors import EpisodeError, RunError
-from stf2m_core.evaluation import answer, confusion, evaluate, evaluate_control, score
+from stf2m_core.evaluation import answer, calibrated_nll, confusion, evaluate, evaluate_control, score
 from stf2m_core.training import build, load_model, train
 from stf2m_core.views import ResidentViews
 
@@ -231,14 +231,25 @@ def test_a_hidden_modality_changes_answers_and_hiding_none_does_not(pack):
     assert float((plain - part).abs().max()) > 1e-3
 
 
-def test_the_score_is_mean_negative_log_probability_and_accuracy_after_adaptation(pack):
+def test_the_score_is_the_nll_at_the_best_temperature_and_accuracy_after_adaptation(pack):
     world = World(pack)
     batch = world.episodes(D_EPISODE, 5, "meta_val")
     nll, share = score(world.model, world.data, batch, 2)
     said = answer(world.model, world.data, batch, seed=2).adapted
     pairs = [(said[e, q], int(batch.query_label[e, q])) for e in range(5) for q in range(6)]
-    assert nll == pytest.approx(np.mean([-float(p[y]) for p, y in pairs]), abs=1e-6)
+    softened = [np.mean([-float((p / t).log_softmax(0)[y]) for p, y in pairs]) for t in np.logspace(-1, 3, 33, base=2)]
+    assert nll == pytest.approx(min(softened), abs=1e-6)
+    assert nll <= np.mean([-float(p[y]) for p, y in pairs])
     assert share == pytest.approx(np.mean([int(p.argmax()) == y for p, y in pairs]))
+
+
+def test_calibration_forgives_confidence_but_not_errors():
+    label = torch.tensor([[0, 1, 2, 0]])
+    logits = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2, 1]]), 3).double()
+    bold, timid = ((scale * logits).log_softmax(-1) for scale in (6.0, 3.0))
+    assert calibrated_nll(bold, label) == pytest.approx(calibrated_nll(timid, label), rel=1e-3)
+    worse = torch.nn.functional.one_hot(torch.tensor([[0, 1, 1, 1]]), 3).double().mul(3).log_softmax(-1)
+    assert calibrated_nll(worse, label) > calibrated_nll(bold, label) + 0.1
 
 
 def test_confusion_counts_pairs_of_true_and_predicted_labels(pack):
