@@ -90,7 +90,7 @@ STUDIES: dict[str, Study] = {
             "split__n_val_subjects": 8, "views__step_s": 0.02, "views__shrinkage": 0.5, "inner__label_knowledge": False,
             "train__lr": 4e-3, "train__level_noise": 0.0, "train__view_drop": 0.0,
         },
-        profiles={"smoke": {"evaluation__episodes": 300}},
+        profiles={"smoke": {"train__max_steps": 100, "evaluation__episodes": 200}},
     ),
 }
 """Data sets of which the kit knows what to ask."""
