@@ -401,7 +401,8 @@ def _refuse_mixtures(records: Sequence[Record], shown: Iterable[str]) -> None:
         _refuse_two({r.pack_digest for r in records if r.dataset == dataset}, f"pack digests of {dataset}")
         folds: dict[tuple, set[int]] = {}
         for record in (r for r in records if r.dataset == dataset):
-            folds.setdefault((record.method, record.variant, _canonical(record.episode)), set()).add(record.fold)
+            setting = {name: value for name, value in record.episode.items() if name != "digest"}  # it names the clips
+            folds.setdefault((record.method, record.variant, _canonical(setting)), set()).add(record.fold)
         _refuse_two({str(sorted(found)) for found in folds.values()}, f"folds of {dataset}")
     for what in ("episodes", "seed"):
         _refuse_two({str(record.episode[what]) for record in records}, f"episode {what}")

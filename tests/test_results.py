@@ -351,3 +351,9 @@ def test_markdown_is_aligned_and_escapes_bars():
         "",
         "Said below.",
     ]
+
+
+def test_folds_whose_episodes_hold_other_clips_share_a_table():
+    """The digest of the episodes differs from fold to fold; that is what folds are."""
+    records = [make_record(fold=fold, episode=EPISODE | {"digest": f"clips-of-fold-{fold}"}) for fold in (0, 1)]
+    assert "folds [0, 1]" in results.table(records, columns=()).attrs["caption"]
