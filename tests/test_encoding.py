@@ -70,7 +70,7 @@ def of_episode(encoded, number, n_episodes):
     return {name: t[:, :n_slots] if name in ("normed", "residual", "mask") else t for name, t in parts.items()}
 
 
-def same(one, other):
+def assert_same(one, other):
     for name in NAMES:
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-9)
 
@@ -104,8 +104,8 @@ def test_an_episode_is_encoded_the_same_alone_and_among_others(world):
         alone = world.encode(batch[number : number + 1], disturbance=quiet(view_drop=1.0, drop_rule=0.5))
         for part in ("clean", "views"):
             some = of_episode(getattr(together.support, part), number, 4)
-            same(some, of_episode(getattr(alone.support, part), 0, 1))
-        same(of_episode(together.query, number, 4), of_episode(alone.query, 0, 1))
+            assert_same(some, of_episode(getattr(alone.support, part), 0, 1))
+        assert_same(of_episode(together.query, number, 4), of_episode(alone.query, 0, 1))
         assert torch.equal(together.support.order[:, number], alone.support.order[:, 0])
         assert torch.equal(together.support.kept[number], alone.support.kept[0])
 
@@ -113,10 +113,10 @@ def test_an_episode_is_encoded_the_same_alone_and_among_others(world):
 def test_random_views_follow_seed_and_stream_and_the_clean_clips_do_not(world):
     batch = world.sampler.sample(0, 4)
     first, again = world.encode(batch), world.encode(batch)
-    same(whole(first.support.views), whole(again.support.views))
+    assert_same(whole(first.support.views), whole(again.support.views))
     for other in (world.encode(batch, seed=1), world.encode(batch, stream="other")):
-        same(whole(first.support.clean), whole(other.support.clean))
-        same(whole(first.query), whole(other.query))
+        assert_same(whole(first.support.clean), whole(other.support.clean))
+        assert_same(whole(first.query), whole(other.query))
         assert not torch.equal(first.support.views.mask, other.support.views.mask)
 
 
@@ -130,7 +130,7 @@ def test_a_random_view_shows_part_of_its_clip_and_never_nothing(world):
 
 def test_without_random_views_the_inner_loss_reads_the_clean_clips(pack):
     support = World(pack, inner__n_views=0).encode(World(pack).sampler.sample(0, 2)).support
-    same(whole(support.views), whole(support.clean))
+    assert_same(whole(support.views), whole(support.clean))
 
 
 def test_two_views_of_each_clip_differ_and_stand_apart_by_the_number_of_clips(pack):
@@ -157,8 +157,8 @@ def test_the_support_is_encoded_without_a_look_at_the_query(pack, world):
         data.modalities[name] = dataclasses.replace(modality, values=values, **moments)
     with torch.no_grad():
         after = encode_episodes(world.model, data, batch, seed=0, stream="test")
-    same(whole(before.clean), whole(after.support.clean))
-    same(whole(before.views), whole(after.support.views))
+    assert_same(whole(before.clean), whole(after.support.clean))
+    assert_same(whole(before.views), whole(after.support.views))
     assert float((after.query.normed - world.encode(batch).query.normed).abs().max()) > 1e-3
 
 
@@ -173,7 +173,7 @@ def test_a_hidden_modality_might_hold_anything(world):
     finally:
         world.data.modalities["visual"] = hidden
     for one, other in ((before.support.clean, after.support.clean), (before.query, after.query)):
-        same(whole(one), whole(other))
+        assert_same(whole(one), whole(other))
         assert not one.present[:, 1].any()
     assert world.encode(batch).query.present[:, 1].any(), "visual is always missing: nothing was hidden"
 
@@ -204,8 +204,8 @@ def test_labels_without_votes_are_one_hot_in_the_order_of_the_episode(folder):
 def test_a_disturbance_of_nothing_changes_nothing(world):
     batch = world.sampler.sample(0, 2)
     plain, other = world.encode(batch), world.encode(batch, disturbance=quiet())
-    same(whole(plain.query), whole(other.query))
-    same(whole(plain.support.views), whole(other.support.views))
+    assert_same(whole(plain.query), whole(other.query))
+    assert_same(whole(plain.support.views), whole(other.support.views))
     assert other.support.kept is None
 
 
