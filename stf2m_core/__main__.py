@@ -1,4 +1,4 @@
-"""The verbs on the command line: python -m stf2m_core import|verify|train|evaluate|run-notebook; --help on each."""
+"""The verbs on the command line: python -m stf2m_core import|fetch|verify|train|...; --help on each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--source", help="folder of the data set's files; none for synemo")
     add.add_argument("--out", required=True, help="folder of the pack")
     add.add_argument("--overwrite", action="store_true", help="replace the pack that is there")
+    add = verbs.add_parser("fetch", help="get the files of an open data set, or go on where it stopped")
+    add.add_argument("name", help="of the manifest, e.g. ravdess")
+    add.add_argument("--to", required=True, help="folder for the files")
+    add.add_argument("--file", action="append", default=[], help="only this file; may be repeated (default: all)")
     add = verbs.add_parser("verify", help="check every hash and value of a pack")
     add.add_argument("pack")
     for verb, text in (("train", "meta-train on a pack, or continue"), ("evaluate", "meta-test a finished run")):
@@ -38,6 +42,10 @@ def _do(options: argparse.Namespace) -> str:
     if options.verb == "import":
         facts = {"source": options.source, "out": options.out, "overwrite": options.overwrite}
         return str(stf2m.import_dataset(options.name, **facts))
+    if options.verb == "fetch":
+        from stf2m_core.data.fetch import fetch
+
+        return f"{options.name} is in {fetch(options.name, options.to, files=options.file)}."
     if options.verb == "verify":
         verify(options.pack)
         return f"{options.pack} is whole."

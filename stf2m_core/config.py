@@ -145,6 +145,10 @@ class EncoderConfig(_Settings):
     """Width of a slot of the joint graph, seconds."""
     max_slots: int = at_least(32, 2)
     """Longer clips get wider slots."""
+    level_path: bool = True
+    """Whether mean and deviation of every input channel also reach the embedding by a linear path of their own."""
+    node_read_out: bool = False
+    """Whether the read-out also keeps the nodes apart."""
     dropout: float = between(0.1, 0, 1, closed=False)
     """Of block outputs and of the clip embedding."""
 
@@ -174,7 +178,69 @@ class FuzzyConfig(_Settings):
     """Share of rules left out per training episode; at least two stay."""
     prior_weight: float = more_than(1.0, 0)
     """Clips' worth of prior in a rule's label distribution."""
+    antecedent: Literal["low-rank", "bell", "diagonal", "full"] = "low-rank"
+    """Ellipsoids of low-rank precision (rank 0: axis-parallel), generalised bells of such a precision, axis-parallel
+    ellipsoids, or ellipsoids of full precision."""
+    firing: Literal["calibrated", "tsk", "htsk"] = "calibrated"
+    """Scale started at the wanted entropy and then learned, plain product of memberships, or its mean per feature."""
+    consequents: Literal["zero-order", "first-order"] = "zero-order"
+    """Each rule answers with constants, or with a linear function of a few common directions of its features."""
+    n_directions: int = at_least(8, 1)
+    """Common directions that first-order consequents see."""
+    reseed_after: int = at_least(0, 0)
+    """Outer steps that a rule may be idle (mean firing below a tenth of its even share) before it is placed anew at
+    the least typical clip; 0: never."""
 
+    def __post_init__(self) -> None:
+        _Settings.__post_init__(self)
+        _refuse(self.antecedent in ("diagonal", "full") and self.rank > 0,
+                f"rank = {self.rank} with {self.antecedent} antecedents",
+                "rank = 0: only low-rank and bell antecedents have a rotated part of a chosen rank",
+                "fuzzy")  # fmt: skip
+        _refuse(self.antecedent == "bell" and self.firing == "htsk", "firing = 'htsk' with bell antecedents",
+                "calibrated or tsk: a bell of a distance is one membership, with no mean over features to take",
+                "fuzzy")  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteFusionConfig(_Settings):
+    """The fuzzy layer alone as the model: from the votes on voice and face to the votes on both."""
+
+    rules: FuzzyConfig = field(default_factory=lambda: FuzzyConfig(n_features=12, n_consequents=6, drop_rule=0.0))
+    """The rules; their entropy is chosen among `entropies`."""
+    entropies: tuple[float, ...] = (0.5, 0.8)
+    """Entropies of firing to calibrate at; each fold chooses one on its validation actors, with the first seed."""
+    inputs: Literal["votes", "votes and intensities"] = "votes"
+    """Whether the answers also see how intense the raters found each emotion."""
+    smoothing: float = more_than(1.0, 0)
+    """Votes added to every emotion before the logarithm."""
+    floor: float = between(0.05, 0, 1, least_open=True, closed=False)
+    """Share of the target that is spread evenly over the emotions: nobody's votes rule an emotion out."""
+    n_folds: int = at_least(10, 3)
+    """Blocks of neighbouring actors; one is test, the next validation, the others train."""
+    ridge: float = at_least(0.1, 0)
+    """Weight of the squared departures of the rules' slopes from their common slope."""
+    max_steps: int = at_least(500, 1)
+    """Steps of training."""
+    batch: int = at_least(256, 1)
+    """Clips per step."""
+    lr: float = more_than(4e-2, 0)
+    """Learning rate of the consequents at its peak."""
+    antecedent_rate: float = at_least(0.1, 0)
+    """Learning rate of the antecedents as a share of it."""
+    average: float = between(0.99, 0, 1, closed=False)
+    """Decay of the running average of the weights that is validated and kept."""
+    validate_every: int = at_least(50, 1)
+    """Steps between validations; the best is kept."""
+
+    def __post_init__(self) -> None:
+        _Settings.__post_init__(self)
+        _refuse(self.rules.kind != "rules", f"rules.kind = {self.rules.kind!r}", "'rules': there is nothing else",
+                "vote fusion")  # fmt: skip
+        _refuse((self.rules.n_features, self.rules.n_consequents) != (12, 6),
+                f"{self.rules.n_features} features and {self.rules.n_consequents} consequents",
+                "12 features, the votes for six emotions twice, and 6 consequents", "vote fusion")  # fmt: skip
+        _refuse(not self.entropies, "entropies = ()", "at least one", "vote fusion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +384,9 @@ class RunConfig(_Settings):
                 "split.n_val_labels and split.n_test_labels > 0", "config")  # fmt: skip
         _refuse(novel == {True} and self.inner.label_knowledge, "label_knowledge = True in Regime C",
                 "False: a new emotion has no past", "inner")  # fmt: skip
+        _refuse(self.fuzzy.reseed_after > 0, f"reseed_after = {self.fuzzy.reseed_after} in meta-training",
+                "0: a rule that moved would leave the label prior and the rates learned for it behind; only vote "
+                "fusion re-seeds", "fuzzy")  # fmt: skip
         no_rules = self.fuzzy.kind == "mlp" and self.inner.fast == ("fuzzy",)
         _refuse(no_rules, "fast = ('fuzzy',) without rules", "head or film beside it", "inner")
 

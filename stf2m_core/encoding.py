@@ -59,7 +59,7 @@ class Disturbance:
 
 def encode_episodes(
     model: STF2M, data: ResidentViews, batch: EpisodeBatch, *, seed: int, stream: str,
-    disturbance: Disturbance | None = None, n_orders: int = 1, keep: Tensor | None = None,
+    disturbance: Disturbance | None = None, n_orders: int = 1, keep: Tensor | None = None, n_views: int | None = None,
 ) -> Encoding:  # fmt: skip
     """Encode support, random views of the support, and query in one pass.
 
@@ -71,11 +71,13 @@ def encode_episodes(
         stream: name of the purpose.
         disturbance: training only.
         n_orders: random orders in which the recurrent network reads the support.
+        n_views: random views of each support clip; None: the config's; 0 where no inner step follows.
         keep: (modality,) bool; modalities that may be seen at all (missing-modality evaluation); None: all.
     """
     n_episodes, n_way, n_shot = batch.support.shape
     rows = batch.support.flatten(1)
-    n_support, n_views = rows.shape[1], model.config.inner.n_views
+    n_support = rows.shape[1]
+    n_views = model.config.inner.n_views if n_views is None else n_views
     ids = batch.ids.cpu().numpy()
     clean, query = data.gather(rows.flatten()), data.gather(batch.query.flatten())
     parts = [clean, _views(clean, rows, ids, n_views, model, seed, stream), query] if n_views else [clean, query]
@@ -95,7 +97,7 @@ def encode_episodes(
     query_target, query_weight = _targets(data, batch.query, batch, batch.query_label, model)
     order = _orders(ids, batch.support, n_orders, seed, stream)
     kept = _kept_rules(ids, model, disturbance, seed, stream, rows)
-    support = Support(own, views, target, weight, batch.classes, order, kept)
+    support = Support(own, views, target, weight, batch.classes, batch.own, order, kept)
     rest = encoded.select(slice(n_support * (1 + n_views), None), n_episodes)
     label_target = data.soft_labels[batch.query].to(model.anchor.dtype)
     return Encoding(support, rest, query_target, query_weight, label_target, data.has_votes)

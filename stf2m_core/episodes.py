@@ -197,7 +197,8 @@ class EpisodeSampler:
         """
         starts = range(first, first + n_episodes, chunk)
         parts = [self._sample(np.arange(s, min(s + chunk, first + n_episodes))) for s in starts]
-        return EpisodeBatch(*(torch.from_numpy(np.concatenate(columns)) for columns in zip(*parts, strict=True)))
+        own = torch.full((n_episodes,), self.config.regime == "P")
+        return EpisodeBatch(*(torch.from_numpy(np.concatenate(columns)) for columns in zip(*parts, strict=True)), own)
 
     def _sample(self, ids: np.ndarray) -> tuple[np.ndarray, ...]:
         side = self._personal_sides(ids) if self.config.regime == "P" else self._feasible_sides(ids, self.units)
@@ -306,7 +307,7 @@ def save_episodes(path: str | os.PathLike[str], batch: EpisodeBatch, pack: Pack,
         "format": "stf2m-episodes", "version": 1, "pack_digest": pack.digest, "episode": asdict(config),
         "ids": batch.ids.tolist(), "classes": [[pack.labels[c] for c in row] for row in batch.classes.tolist()],
         "support": ids[batch.support.numpy()].tolist(), "query": ids[batch.query.numpy()].tolist(),
-        "query_label": batch.query_label.tolist(),
+        "query_label": batch.query_label.tolist(), "own": batch.own.tolist(),
     }  # fmt: skip
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -331,7 +332,7 @@ def load_episodes(path: str | os.PathLike[str], pack: Pack) -> EpisodeBatch:
     if found != ("stf2m-episodes", 1):
         what = f"format {found[0]} version {found[1]}"
         raise EpisodeError(what, expected="stf2m-episodes version 1", where=str(path))
-    missing = {"pack_digest", "ids", "classes", "support", "query", "query_label"} - set(content)
+    missing = {"pack_digest", "ids", "classes", "support", "query", "query_label", "own"} - set(content)
     if missing:
         raise EpisodeError(f"no {', '.join(sorted(missing))}", expected="what save_episodes wrote", where=str(path))
     if content["pack_digest"] != pack.digest:
@@ -347,7 +348,7 @@ def load_episodes(path: str | os.PathLike[str], pack: Pack) -> EpisodeBatch:
         ]
     except (TypeError, ValueError) as error:
         raise EpisodeError(f"ragged or not numbers: {error}", expected="rectangular lists", where=str(path)) from error
-    batch = EpisodeBatch(*tensors)
+    batch = EpisodeBatch(*tensors, torch.tensor(content["own"], dtype=torch.bool))
     _check_shapes(batch, path)
     return batch
 

@@ -38,6 +38,10 @@ class PackError(KitError):
     """A feature pack, or what should become one, is malformed, damaged or too new."""
 
 
+class MediaError(KitError):
+    """A recording, a transcript or a table of them cannot be read, or their features cannot be kept."""
+
+
 class EpisodeError(KitError):
     """An episode was asked for that the data cannot give."""
 

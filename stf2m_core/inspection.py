@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,6 @@ from stf2m_core.data.pack import Pack
 from stf2m_core.encoding import encode_episodes
 from stf2m_core.errors import RunError
 from stf2m_core.evaluation import answer
-from stf2m_core.model.fuzzy import NARROWEST, WIDEST
 from stf2m_core.model.st_f2m import STF2M
 from stf2m_core.shapes import EpisodeBatch
 from stf2m_core.views import ResidentViews
@@ -89,10 +89,7 @@ def watch_rules(model: STF2M, data: ResidentViews, batch: EpisodeBatch, *, seed:
 @torch.no_grad()
 def covariances(model: STF2M) -> np.ndarray:
     """(rule, feature, feature) inverse precisions; their diagonals are squared axis widths."""
-    rules = model.rules
-    scale = rules.log_precision.clamp(WIDEST, NARROWEST).mul(2).exp().double()
-    factor = rules.factor.double()
-    return torch.linalg.inv(torch.diag_embed(scale) + factor @ factor.transpose(1, 2)).cpu().numpy()
+    return torch.linalg.inv(copy.deepcopy(model.rules).double().precision()).cpu().numpy()
 
 
 def rule_cards(watched: Firing, pack: Pack, n_clips: int = 3) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """The main job behind `make reproduce`: a folder of data and a profile enter, a table and figures leave.
 
-The plan is a list of notebook runs (00 to 09 for each data set); `jobs` runs those that are not up to date.
+The plan is a list of notebook runs: 00, 11, 12, 13 and 16 once, 01 to 09 for each data set, 17 on the small synthetic
+set; `jobs` runs those that are not up to date.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stf2m_core.errors import KitError, RunError
+from stf2m_core.errors import KitError, ManifestError, RunError
 from stf2m_core.jobs import ROOT, Job, execute
 
 PROFILES = ("smoke", "standard", "paper")
+_CONTRASTS = 30  # episodes per factor in notebook 17, a minute or so; the notebook alone draws more
+_CONTRASTED = ("full", "no-temporal", "no-spatial")  # the variants whose runs notebook 17 reads
 EMBEDDED = "synemo"
+VOTES = "crema_d_votes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +38,17 @@ class Dataset:
 def find_datasets(folder: str | None) -> list[Dataset]:
     """The data sets in the folder; the embedded synthetic one if none is named.
 
+    Data sets of which the kit knows how to read them but not what to ask are no part of the main job.
+
     Raises:
-        ManifestError: if the folder is not there or holds no known data set.
+        ManifestError: if the folder is not there or holds no data set that the kit has a study for.
     """
     from stf2m_core.data.manifest import find, load_manifest
+    from stf2m_core.experiment import STUDIES
 
     if not folder:
         return [Dataset(name=EMBEDDED, facts={"manifest": load_manifest(EMBEDDED).path.read_text(encoding="utf-8")})]
-    found = {manifest.name: (manifest, place) for manifest, place in reversed(find(folder))}
+    found = {manifest.name: (manifest, place) for manifest, place in find(folder, among=STUDIES)}
     datasets = []
     for name, (manifest, place) in sorted(found.items()):
         stats = {file.path: (place / file.path).stat() for file in manifest.files}
@@ -51,11 +58,51 @@ def find_datasets(folder: str | None) -> list[Dataset]:
     return datasets
 
 
+def find_votes(folder: str | None) -> Dataset:
+    """The votes of CREMA-D in the folder or in one of its folders; made-up votes if they are not there."""
+    from stf2m_core.data.adapters.crema_d_votes import votes_file
+
+    there = [Path(folder)] if folder and Path(folder).is_dir() else []
+    for place in [*there, *(inside for one in there for inside in sorted(one.iterdir()))]:
+        if path := votes_file(place):
+            stat = path.stat()
+            files = {path.relative_to(place).as_posix(): [stat.st_size, stat.st_mtime_ns]}
+            return Dataset(name=VOTES, source=str(place.resolve()), facts={"files": files})
+    return Dataset(name=VOTES)
+
+
+def _find(folder: str | None) -> tuple[list[Dataset], Dataset]:
+    """Data sets and votes; a folder that holds votes alone is good for what is made of votes."""
+    votes = find_votes(folder)
+    try:
+        return find_datasets(folder), votes
+    except ManifestError:
+        if not votes.source:
+            raise
+        return [], votes
+
+
+def find_others(folder: str | None, datasets: Sequence[Dataset]) -> str:
+    """A sentence that names the data sets in the folder which are no part of the main job; "" if there are none."""
+    from stf2m_core.data.manifest import find
+
+    taken = {VOTES, *(dataset.name for dataset in datasets)}
+    try:
+        found = find(folder) if folder else []
+    except ManifestError:  # nothing that any manifest describes
+        found = []
+    names = [f"{manifest.name} in {place}" for manifest, place in found if manifest.name not in taken]
+    if not names:
+        return ""
+    return f"Found, but not part of this, as the kit has no study for it: {', '.join(names)}. Notebook 12 imports it.\n"
+
+
 def plan(
     datasets: Sequence[Dataset],
     profile: str,
     *,
     results: Path = Path("results"),
+    votes: Dataset | None = None,
     notebooks: Path = ROOT / "notebooks",
     design: Callable[[str, str], Any] | None = None,
 ) -> list[Job]:
@@ -65,13 +112,25 @@ def plan(
         datasets: to be run one beside the other.
         profile: smoke, standard or paper.
         results: the folder of everything that is made; absolute in the parameters, since notebooks run in their own.
+        votes: to be fused, as `find_votes` gives them; made-up ones if not given.
         notebooks: the folder of the notebooks.
         design: name of the data set and profile to its folds, seeds and variants; `experiment.design` if not given.
     """
     if design is None:
         from stf2m_core.experiment import design
     results = results.resolve()
-    jobs = [_job("00_check_environment", notebooks, {"results": str(results)})]
+    given = {"results": str(results)}
+    votes = votes or Dataset(name=VOTES)
+    first = ("00_check_environment",)
+    raters = given | {"source": votes.source}
+    fusion = raters | {"profile": profile}
+    jobs = [
+        _job("00_check_environment", notebooks, given),
+        _job("11_labels_and_raters", notebooks, raters, id=f"{VOTES}/11_raters", needs=first, data=votes.facts),
+        _job("12_bring_your_own_data", notebooks, given | {"profile": "smoke"}, needs=first),
+        _job("13_from_recordings_to_views", notebooks, given, needs=first),
+        _job("16_fuse_votes", notebooks, fusion, id=f"{VOTES}/16_fuse_votes", needs=first, data=votes.facts),
+    ]
     for dataset in datasets:
         jobs += _plan_dataset(dataset, profile, results, notebooks, design(dataset.name, profile))
     return jobs
@@ -108,6 +167,9 @@ def _plan_dataset(dataset: Dataset, profile: str, results: Path, notebooks: Path
         add(step, [trained["full", shown["fold"], shown["seed"]]], gpu=1, profile=profile, **shown)
     ablated = add("08_ablate", evaluated, gpu=1, profile=profile)
     add("09_figures_and_tables", [ablated], profile=profile)
+    shown = [trained.get((variant, design.folds[0], design.seeds[0])) for variant in _CONTRASTED]
+    if name == EMBEDDED and profile == "smoke" and all(shown):  # the larger packs are not pure, and have no reference
+        add("17_ablate_on_synthetic_truth", shown, gpu=1, profile=profile, episodes=_CONTRASTS)
     return jobs
 
 
@@ -139,8 +201,10 @@ def _made(name: str, results: Path) -> list[str]:
     words |= {"tables": "tables", "figures": "figures", "executed": "the notebooks as they ran (.html to read)"}
     there = [kind for kind in words if (results / kind / name).is_dir()]
     lines = [f"{name}: what was made"] + [f"  {results / kind / name}  {words[kind]}" for kind in there]
-    table = results / "tables" / name / "main.md"
-    return lines + (["", table.read_text(encoding="utf-8").strip()] if table.exists() else [])
+    tables = [results / "tables" / name / f"{table}.md" for table in ("main", "fusion")]
+    for table in tables:
+        lines += ["", table.read_text(encoding="utf-8").strip()] if table.exists() else []
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,7 +219,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     results = Path(options.results)
     try:
-        jobs = plan(find_datasets(options.data), options.profile, results=results)
+        datasets, votes = _find(options.data)
+        jobs = plan(datasets, options.profile, results=results, votes=votes)
+        sys.stdout.write(find_others(options.data, datasets))
         code = execute(jobs, results, cores=max(1, options.cores), dry_run=options.dry_run, where=options.where)
     except KitError as error:
         sys.stderr.write(f"{error}\n")

@@ -44,6 +44,7 @@ class EpisodeBatch:
         support: (episode, way, shot) int64 rows.
         query: (episode, query) int64 rows.
         query_label: (episode, query) int64 in 0..way-1.
+        own: (episode,) bool, whether support and query are of one person (Regime P); None: all False.
     """
 
     ids: Tensor
@@ -51,6 +52,11 @@ class EpisodeBatch:
     support: Tensor
     query: Tensor
     query_label: Tensor
+    own: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.own is None:
+            object.__setattr__(self, "own", torch.zeros(self.ids.shape, dtype=torch.bool, device=self.ids.device))
 
     def __len__(self) -> int:
         return self.ids.shape[0]

@@ -14,9 +14,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,12 +29,18 @@ from tqdm import tqdm
 from stf2m_core import seeding
 from stf2m_core.config import RunConfig, TrainConfig
 from stf2m_core.data.pack import Pack
-from stf2m_core.encoding import Disturbance, Encoding, encode_episodes, set_statistics
+from stf2m_core.encoding import Disturbance, Encoding, encode_episodes, model_statistics, set_statistics
 from stf2m_core.episodes import EpisodeSampler, Splits, save_episodes, split_subjects
 from stf2m_core.errors import EpisodeError, RunError
+from stf2m_core.model.encoder import moments
+from stf2m_core.model.knowledge import discriminants, knowledge
 from stf2m_core.model.st_f2m import STF2M, FastWeights, Prediction
-from stf2m_core.shapes import EpisodeBatch
-from stf2m_core.views import ResidentViews
+from stf2m_core.shapes import EpisodeBatch, ViewBatch
+from stf2m_core.views import ResidentViews, standardised
+
+RATES = {"weights": 1.0, "knowledge": 3.0, "placed": 0.3}
+"""Learning rate of each kind of weight, relative to `train.lr`: anchors and scales move far, what is placed in closed
+form moves little. Only plain weights decay."""
 
 FAILED = "failed_episodes.json"
 
@@ -134,7 +140,46 @@ def build(data: ResidentViews, splits: Splits, config: RunConfig) -> STF2M:
         model = STF2M(data.shapes, steps, known, config)
     rows = torch.from_numpy(splits.rows["meta_train"]).to(data.device)
     set_statistics(model.to(data.device), data.training_statistics(rows))
+    if config.encoder.level_path:
+        _place_knowledge(model, data, rows)
     return model.double() if config.train.precision == "float64" else model
+
+
+@torch.no_grad()
+def _place_knowledge(model: STF2M, data: ResidentViews, rows: Tensor) -> None:
+    """Start level path, anchors and their worth from the clips of meta-train, a few clips at a time."""
+    rows = rows[data.labels[rows] >= 0]
+    label = data.labels[rows]
+    person = torch.unique(data.subjects[rows], return_inverse=True)[1]
+    statistics, names = model_statistics(model), model.encoder.names
+    collected = [_each_moments(standardised(data.gather(some), statistics, 1)) for some in rows.split(256)]
+    standard = []
+    for index, name in enumerate(names):
+        level = model.encoder.level[name]
+        level.standardise(torch.cat([part[index] for part in collected]))
+        standard.append((torch.cat([part[index] for part in collected]) - level.shift) / level.scale)
+    # the other half of the embedding is free for the convolutions
+    size = model.config.encoder.embedding
+    directions = discriminants(torch.cat(standard, 1), label, person, size // 2)
+    directions = torch.nn.functional.pad(directions, (0, size - size // 2))
+    for name, part in zip(names, directions.split([t.shape[1] for t in standard]), strict=True):
+        # the fusion takes the mean over modalities, so that their parts add up to the direction
+        model.encoder.level[name].mix.weight.copy_(len(names) * part.T)
+    if not bool(model.known.any()):
+        return
+    parts = []
+    for some in rows.split(64):
+        encoded = model.encode(_cast_views(standardised(data.gather(some), statistics, 1), model.anchor.dtype))
+        parts.append(model.fuzzify(encoded, model.unmodulated(1)).embedding[0])
+    model.know(knowledge(torch.cat(parts), label, person, len(model.known)))
+
+
+def _each_moments(views: Mapping[str, ViewBatch]) -> list[Tensor]:
+    return [moments(view) for view in views.values()]
+
+
+def _cast_views(views: Mapping[str, ViewBatch], dtype: torch.dtype) -> dict[str, ViewBatch]:
+    return {name: replace(view, values=view.values.to(dtype)) for name, view in views.items()}
 
 
 def phase_of(step: int, config: TrainConfig) -> Literal["prototypes", "first order", "second order"]:
@@ -210,6 +255,14 @@ def _cross_entropy(prediction: Prediction, episode: Encoding, smoothing: float) 
     return (episode.weight * losses).sum() / episode.weight.sum().clamp(min=1e-8)
 
 
+def _kind_of(name: str) -> str:
+    """Key into `RATES`."""
+    if name.startswith(("rules.center", "rules.log_precision", "rules.factor", "rules.log_slope", "encoder.level.")):
+        return "placed"
+    known = ("anchor", "log_worth", "log_metric", "log_worth_shift", "log_temperature")
+    return "knowledge" if name in known else "weights"
+
+
 class Trainer:
     """The state of one run and its single outer step.
 
@@ -230,13 +283,16 @@ class Trainer:
         self.model = build(self.data, self.splits, config)
         self.samplers = [EpisodeSampler(pack, self.splits, "meta_train", e, train.seed) for e in config.episodes]
         self.validation = validation_episodes(pack, self.splits, config)
-        antecedents = {"rules.center", "rules.log_precision", "rules.factor"}
         named = dict(self.model.named_parameters())
-        self.names = [n for n in named if n not in antecedents] + [n for n in named if n in antecedents]
-        groups = [{"params": [named[n] for n in self.names if n not in antecedents]}]
-        if self.model.has_rules:
-            groups.append({"params": [named[n] for n in self.names if n in antecedents], "weight_decay": 0.0})
-        self.optimiser = torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, foreach=False)
+        kinds = [_kind_of(name) for name in named]
+        self.names = [name for kind in RATES for name, own in zip(named, kinds, strict=True) if own == kind]
+        groups = [
+            {"params": [named[n] for n in self.names if _kind_of(n) == kind], "factor": factor}
+            | ({} if kind == "weights" else {"weight_decay": 0.0})
+            for kind, factor in RATES.items() if kind in kinds
+        ]  # fmt: skip
+        self.optimiser = torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay, betas=(0.9, 0.95),
+                                           foreach=False)  # fmt: skip
         self.averaged = copy.deepcopy(self.model)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -270,8 +326,8 @@ class Trainer:
         if not torch.isfinite(norm):
             raise FloatingPointError(f"gradient norm {float(norm)} at step {step}")
         rate = learning_rate(step, train)
-        for group, factor in zip(self.optimiser.param_groups, (1.0, 0.3), strict=False):
-            group["lr"] = rate * factor
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
         self.optimiser.step()
         self.average(step)
         self.progress.step += 1
@@ -291,14 +347,16 @@ class Trainer:
         self, batch: EpisodeBatch, step: int, phase: str, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         """The outer loss of some episodes of a step, and its line of history."""
-        episode = self.encoded(batch, step, generator)
+        episode = self.encoded(batch, step, generator, n_views=0 if phase == "prototypes" else None)
         path = self.model.adapt(
             episode.support, 0 if phase == "prototypes" else self.config.inner.steps_train,
             second_order=phase == "second order", conditioned=phase != "prototypes", differentiable=True,
         )  # fmt: skip
         return outer_loss(self.model, episode, path, step / self.config.train.max_steps, phase)
 
-    def encoded(self, batch: EpisodeBatch, step: int, generator: torch.Generator) -> Encoding:
+    def encoded(
+        self, batch: EpisodeBatch, step: int, generator: torch.Generator, n_views: int | None = None
+    ) -> Encoding:
         """Episodes of a step, with all that training adds."""
         train = self.config.train
         disturbance = Disturbance(
@@ -306,7 +364,8 @@ class Trainer:
             generator,
         )  # fmt: skip
         stream = f"train/{step % len(self.samplers)}"
-        return encode_episodes(self.model, self.data, batch, seed=train.seed, stream=stream, disturbance=disturbance)
+        return encode_episodes(self.model, self.data, batch, seed=train.seed, stream=stream, disturbance=disturbance,
+                               n_views=n_views)
 
     @torch.no_grad()
     def place_rules(self) -> None:
@@ -432,7 +491,7 @@ def train(
         checkpoint, history = folder / "checkpoint.safetensors", folder / "history.jsonl"
         if checkpoint.exists():
             trainer.load(checkpoint)
-        lines = [line for line in read_history(history) if line["step"] < trainer.progress.step
+        lines = [] if trainer.progress.step == 0 else [line for line in read_history(history) if line["step"] < trainer.progress.step
                  or (line["kind"] == "validation" and line["step"] == trainer.progress.step)]  # fmt: skip
         write_text(history, "".join(json.dumps(line) + "\n" for line in lines))
         _loop(trainer, folder, lines, validate, progress_bar)
@@ -457,7 +516,9 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
         try:
             while not trainer.finished:
                 start = time.perf_counter()
-                new = [trainer.step()]
+                # what is known in closed form stands for election too
+                new = [] if trainer.best else trainer.validate(validate)
+                new += [trainer.step()]
                 step = trainer.progress.step
                 if step % train.validate_every == 0 or step == train.max_steps:
                     new += trainer.validate(validate)

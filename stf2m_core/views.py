@@ -72,6 +72,8 @@ class ResidentViews:
         duration = pack.clips["duration_s"].to_numpy(np.float32)
         self.duration = torch.from_numpy(duration.copy()).to(self.device)
         self.labels = torch.from_numpy(pack.label_ids.copy()).to(self.device)
+        subject = np.unique(pack.clips["subject"].to_numpy(str), return_inverse=True)[1]
+        self.subjects = torch.from_numpy(subject).to(self.device)
         self.soft_labels = torch.from_numpy(pack.soft_labels.copy()).to(self.device)
         self.has_votes = any(column.startswith("votes_") for column in pack.clips.columns)
         present = torch.stack([(m.seen.sum(1) > 0) for m in self.modalities.values()])

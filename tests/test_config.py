@@ -44,7 +44,7 @@ def leaves():
     for part in PARTS:
         settings = getattr(config, part)
         for name, kind in get_type_hints(type(settings)).items():
-            if name not in ("n_val_labels", "n_test_labels"):
+            if name not in ("n_val_labels", "n_test_labels", "reseed_after"):
                 yield f"{part}__{name}", another(kind, getattr(settings, name))
 
 
@@ -143,6 +143,7 @@ def test_a_value_out_of_range_is_refused_wherever_it_is_set(kind, settings, expe
         ({"split__n_test_labels": 2}, "only one of n_val_labels, n_test_labels is 0"),
         ({"fuzzy__kind": "mlp", "inner__fast": ("fuzzy",)}, r"fast = \('fuzzy',\) without rules"),
         ({"split__fold": 2, "split__n_folds": 2}, "fold = 2; expected 0 to 1"),
+        ({"fuzzy__reseed_after": 50}, "reseed_after = 50 in meta-training; expected 0: a rule that moved"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, expected):

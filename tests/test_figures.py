@@ -17,6 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from stf2m_core import figures
+from stf2m_core.data.media.clip import ClipViews, FaceTrack, Stream
+from stf2m_core.data.media.glance import Glance
 from stf2m_core.data.pack import Pack, RaggedViews, open_pack
 from stf2m_core.errors import ResultError
 from stf2m_core.shapes import EpisodeBatch
@@ -119,6 +121,51 @@ def rules_case(labels, n_clips, n_rules):
     return figures.rules, (c["centers"], c["covariances"], c["points"], c["label"], labels), {}
 
 
+def cards_case(n_rules, names):
+    share = np.random.default_rng(5).dirichlet(np.ones(6), (3, n_rules))
+    share[0, -1] = np.nan
+    emotions = ("anger", "disgust", "fear", "happy", "neutral", "sad")
+    settings = {"names": [f"voice neutral or anger, face {e} → {e}" for e in emotions * 4][:n_rules]} if names else {}
+    return figures.rule_cards, (*share, share[2, :, 0], emotions), settings
+
+
+def fusion_scores(names, gap=None):
+    gaps = {} if gap is None else {"gap": gap, "gap_low": gap - 0.01, "gap_high": gap + 0.02}
+    return [{"method": name, "kl": 0.2 + 0.05 * i, "kl_low": 0.19 + 0.05 * i, "kl_high": 0.21 + 0.06 * i} | gaps
+            for i, name in enumerate(names)]  # fmt: skip
+
+
+def factor_scores(readers):
+    means = {"Bayes": 0.95, "ceiling": 0.5} | {reader: 0.4 + 0.05 * i for i, reader in enumerate(readers)}
+    return [{"factor": factor, "reader": reader, "mean": mean, "ci95": 0.02 if reader != "Bayes" else None}
+            for factor in FEW for reader, mean in means.items()]  # fmt: skip
+
+
+def recording_case(words=("is", "it"), video=True, sound=True, n_frames=50):
+    """Two seconds with everything that the front end makes, drawn instead of decoded."""
+    generator = np.random.default_rng(3)
+
+    def stream(n, nodes, channels):
+        seen = (generator.uniform(size=(n, len(nodes))) > 0.3).astype(np.uint8)
+        values = generator.normal(size=(n, len(nodes), len(channels))).astype(np.float32) * seen[..., None]
+        return Stream(values, np.linspace(0, 1.9, n, dtype=np.float32), seen, nodes, channels)
+
+    regions = ("brow_left", "brow_right", "eye_left", "eye_right", "nose", "cheek_l", "cheek_r", "mouth", "motion")
+    streams = {"visual": stream(n_frames, regions, ("brightness", "flow_speed"))} if video else {}
+    if sound:
+        streams["audio"] = stream(n_frames, tuple(f"bands{i}" for i in range(8)), tuple(f"m{i}" for i in range(5)))
+        streams["prosody"] = stream(n_frames, ("energy", "pitch"), ("value",))
+    if words:
+        streams["text"] = stream(len(words), ("word",), ("hash00",))
+    times = np.linspace(0.25, 1.75, 4)
+    boxes = np.array([[20, 30, 60, 60]] * 3 + [[np.nan] * 4], np.float32)
+    track = FaceTrack(times, boxes, np.ones(4), np.ones(4), (213, 160)) if video else None
+    pictures = tuple(generator.integers(0, 255, (4, 160, 213), dtype=np.uint8)) if video else ()
+    outline = np.stack([-generator.uniform(size=200), generator.uniform(size=200)], 1)[: 200 * sound]
+    seen = Glance(times[: len(pictures)], pictures, 1.0, np.linspace(0, 2, 200)[: 200 * sound], outline)
+    return figures.recording, (ClipViews(2.0, streams, track, tuple(words), ()), seen, "$a long name " * 20), {}
+
+
 CASES = {
     "method": lambda: (figures.method, (), {}),
     "views": lambda: (figures.views, (make_pack(), 0), {}),
@@ -147,6 +194,17 @@ CASES = {
     "rules": lambda: rules_case(FEW, 60, 6),
     "rules, one clip, one rule": lambda: rules_case(("calm",), 1, 1),
     "rules, 24 labels": lambda: rules_case(LONG, 400, 40),
+    "rule_cards": lambda: cards_case(24, names=True),
+    "rule_cards, one rule, no name": lambda: cards_case(1, names=False),
+    "fusion": lambda: (figures.fusion, (fusion_scores(("prior", "24 rules, zero-order")),), {"targets": {"goal": 0.2}}),
+    "fusion, paired": lambda: (figures.fusion, (fusion_scores(LONG, gap=0.01),), {"targets": {"a": 0.2, "b": 0.3}}),
+    "fusion, many": lambda: (figures.fusion, (fusion_scores(LONG),), {}),
+    "factors": lambda: (figures.factors, (factor_scores(("full model", "text hidden")),), {}),
+    "factors, many": lambda: (figures.factors, (factor_scores(LONG[:9]),), {}),
+    "recording": lambda: recording_case(),
+    "recording, many words": lambda: recording_case("somebody said something extraordinarily long here".split() * 6),
+    "recording, sound alone": lambda: recording_case(video=False, words=()),
+    "recording, one picture": lambda: recording_case(sound=False, words=(), n_frames=1),
     "results": lambda: (figures.results, (make_rows(("st-f2m", "ridge-prototype"), ("P", "D", "C")),), {"chance": 0.2}),
     "results, one": lambda: (figures.results, (make_rows(("st-f2m",), ("P",)),), {}),
     "results, many": lambda: (figures.results, (make_rows(LONG[:9], LONG[:4]),), {"chance": {LONG[0]: 0.1}}),
@@ -161,6 +219,8 @@ CASES = {
 
 def plain(thing):
     """Anything an argument holds, as bytes that can be compared."""
+    if isinstance(thing, ClipViews | FaceTrack | Stream | Glance):
+        return [plain(getattr(thing, field.name)) for field in dataclasses.fields(thing)]
     if isinstance(thing, Pack):
         return plain([thing.clips, thing.labels, *(dataclasses.asdict(thing.view(m)) for m in thing.modalities)])
     if isinstance(thing, EpisodeBatch):

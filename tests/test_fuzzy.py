@@ -8,18 +8,17 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from stf2m_core.config import FuzzyConfig
+from stf2m_core.errors import ConfigError
 from stf2m_core.inspection import covariances
-from stf2m_core.model.fuzzy import (
-    FuzzyRules,
-    PlainNetwork,
+from stf2m_core.model.antecedents import (
+    RuleUse,
     firing_entropy,
     firing_strength,
     k_means,
     membership,
-    rule_labels,
-    rule_labels_left_out,
     squared_distance,
 )
+from stf2m_core.model.fuzzy import FuzzyRules, PlainNetwork, rule_labels, rule_labels_left_out
 
 CONFIG = FuzzyConfig(n_rules=5, n_features=4, rank=2, n_consequents=3)
 EMBEDDING, LABELS = 6, 7
@@ -541,3 +540,170 @@ def test_the_network_in_place_of_the_rules_has_as_many_weights_within_a_twentiet
     z = normal(2, 3, 64, dtype=torch.float32)
     assert plain(z, torch.zeros(2, 3)).shape == z.shape
     assert not torch.equal(plain(z, torch.zeros(2, 3)), plain(z, torch.ones(2, 3)))
+
+
+# Kinds: antecedents, firing, consequents
+
+KINDS = {
+    "diagonal": {"antecedent": "diagonal", "rank": 0}, "low-rank": {}, "full": {"antecedent": "full", "rank": 0},
+    "bell": {"antecedent": "bell"}, "tsk": {"firing": "tsk"}, "htsk": {"firing": "htsk"},
+    "first-order": {"consequents": "first-order", "n_directions": 2},
+}  # fmt: skip
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def kind_of(kind, **changes):
+    return FuzzyConfig(**({"n_rules": 5, "n_features": 4, "rank": 2, "n_consequents": 3} | KINDS[kind] | changes))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"antecedent": "diagonal"}, "rank = 4 with diagonal antecedents; expected rank = 0"),
+     ({"antecedent": "full", "rank": 1}, "rank = 1 with full antecedents; expected rank = 0"),
+     ({"antecedent": "bell", "firing": "htsk"}, "firing = 'htsk' with bell antecedents; expected calibrated or tsk")],
+)  # fmt: skip
+def test_a_pair_of_kinds_that_makes_no_sense_is_refused_with_the_reason(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        FuzzyConfig(**settings)
+
+
+@each_kind
+def test_every_kind_has_memberships_of_one_at_its_centres_and_firing_that_sums_to_one(kind):  # I-16
+    rules, z = rules_of(kind_of(kind)), normal(2, 6, EMBEDDING)
+    typical = membership(rules.distance(rules.features(z)))
+    assert (typical > 0).all() and (typical <= 1).all()
+    peak = membership(rules.distance(rules.center[None]))[0].diagonal()
+    torch.testing.assert_close(peak, torch.ones(5).double(), rtol=0, atol=1e-3 if kind == "bell" else 1e-12)
+    firing = fire(rules, z).firing
+    assert (firing >= 0).all()
+    torch.testing.assert_close(firing.sum(-1), torch.ones(2, 6).double())
+
+
+@each_kind
+def test_every_kind_flags_a_far_point_by_its_membership_though_firing_still_sums_to_one(kind):  # I-20
+    rules = rules_of(kind_of(kind))
+    far = rules.distance(1e4 * normal(1, 20, 4))
+    assert membership(far).max() < 1e-2
+    torch.testing.assert_close(rules.fire(far).sum(-1), torch.ones(1, 20).double())
+
+
+@each_kind
+@pytest.mark.parametrize("size", [0.0, 1.0, 1e4])
+def test_every_kind_gives_finite_gradients_for_features_of_any_size_and_at_a_centre(kind, size):  # I-15, I-19
+    rules, x = rules_of(kind_of(kind), dtype=torch.float32), size * normal(1, 20, 4, dtype=torch.float32)
+    with torch.no_grad():
+        x[0, 0] = rules.center[0]
+    distance = rules.distance(x.requires_grad_())
+    firing = rules.fire(distance)
+    loss = firing_entropy(firing).sum() + (firing * normal(5, seed=4, dtype=torch.float32)).sum()
+    first = torch.autograd.grad(loss, [x, rules.center, rules.log_precision], create_graph=True)
+    second = torch.autograd.grad(sum((g**2).sum() for g in first), rules.center)
+    assert torch.isfinite(firing).all() and all(torch.isfinite(g).all() for g in (*first, *second))
+
+
+@each_kind
+def test_permuting_the_rules_of_every_kind_leaves_its_answers(kind):  # I-21
+    rules, z, order = rules_of(kind_of(kind)), normal(2, 6, EMBEDDING), torch.tensor([3, 0, 4, 1, 2])
+    per_rule = ("center", "log_precision", "factor", "log_slope", "consequent", "label_score", "slope")
+    other = FuzzyRules(EMBEDDING, LABELS, kind_of(kind)).double()
+    other.load_state_dict({n: t[order] if n in per_rule else t for n, t in rules.state_dict().items()})
+    said, permuted = fire(rules, z), fire(other, z)
+    torch.testing.assert_close(permuted.firing, said.firing[..., order])
+    torch.testing.assert_close(permuted.embedding, said.embedding)
+
+
+@each_kind
+def test_every_kind_has_positive_definite_precisions_and_right_derivatives(kind):  # I-22
+    rules, z = rules_of(kind_of(kind)), normal(1, 3, EMBEDDING)
+    assert (torch.linalg.eigvalsh(rules_of(kind_of(kind), noise=8.0).precision()) > 0).all()
+
+    def layer(consequent, shift):
+        return fire(rules, z, consequent=consequent, shift=shift).embedding
+
+    fast = (normal(1, 5, 3, seed=9).requires_grad_(), 0.3 * normal(1, 5, 4, seed=10).requires_grad_())
+    assert gradcheck(layer, fast)
+    assert gradgradcheck(layer, fast)
+
+
+def test_a_full_precision_can_be_any_low_rank_one():  # I-17
+    low, full = rules_of(), rules_of(kind_of("full"))
+    lower = torch.linalg.cholesky(low.precision().detach())
+    with torch.no_grad():
+        full.center.copy_(low.center)
+        full.log_precision.copy_(lower.diagonal(dim1=1, dim2=2).log())
+        full.factor.copy_(torch.tril(lower, -1) + torch.triu(torch.ones(4, 4)))  # what is above is not looked at
+    x = normal(2, 6, 4)
+    torch.testing.assert_close(full.distance(x), low.distance(x))
+    torch.testing.assert_close(full.precision(), low.precision())
+    torch.testing.assert_close(torch.from_numpy(covariances(SimpleNamespace(rules=full))),
+                               torch.from_numpy(covariances(SimpleNamespace(rules=low))))  # fmt: skip
+
+
+def test_htsk_firing_does_not_collapse_onto_one_rule_as_features_grow_while_tsk_firing_does():  # I-19
+    entropy = {}
+    for firing in ("tsk", "htsk"):
+        for n_features in (4, 64):
+            rules = rules_of(FuzzyConfig(n_rules=24, n_features=n_features, firing=firing), noise=0.0)
+            fired = rules.fire(rules.distance(normal(1, 400, n_features)))
+            entropy[firing, n_features] = firing_entropy(fired).mean().item()
+    assert entropy["htsk", 64] >= entropy["htsk", 4] > 0.9
+    assert entropy["tsk", 64] < entropy["tsk", 4] / 2
+
+
+def test_plain_firing_has_no_scale_and_calibration_leaves_it_alone():
+    for kind in ("tsk", "htsk"):
+        rules = rules_of(kind_of(kind))
+        before = {name: value.clone() for name, value in rules.state_dict().items()}
+        rules.calibrate(normal(50, 4))
+        assert "log_scale" not in before
+        assert all(torch.equal(value, before[name]) for name, value in rules.state_dict().items())
+        assert 0 < rules.overlap().item() < 1
+
+
+def test_bells_are_calibrated_to_the_wanted_entropy_too():
+    rules, x = rules_of(kind_of("bell", entropy=0.6)), normal(300, 4)
+    rules.calibrate(x)
+    assert firing_entropy(rules.fire(rules.distance(x[None]))).mean().item() == pytest.approx(0.6, abs=1e-3)
+
+
+def test_a_first_order_layer_starts_as_the_zero_order_one():
+    zero, first = rules_of(noise=0.0), rules_of(kind_of("first-order"), noise=0.0)
+    first.load_state_dict(zero.state_dict() | {n: first.state_dict()[n] for n in ("slope", "directions.weight")})
+    z = normal(2, 6, EMBEDDING)
+    assert torch.equal(fire(first, z).embedding, fire(zero, z).embedding)
+    with torch.no_grad():
+        first.slope.add_(1.0)
+    assert not torch.allclose(fire(first, z).embedding, fire(zero, z).embedding)
+
+
+# Rules that nobody needs
+
+
+def test_a_rule_is_dead_after_as_many_idle_steps_in_a_row_as_agreed():
+    use, idle, busy = RuleUse(4), torch.tensor([[0.4, 0.3, 0.3, 0.0]]), torch.full((1, 4), 0.25)
+    assert [use.observe(firing, 3).tolist()[3] for firing in (idle, idle, busy, idle, idle, idle, idle)] == [
+        False, False, False, False, False, True, False]  # fmt: skip
+    assert use.idle.tolist() == [0, 0, 0, 1]
+    assert not any(use.observe(idle, 0).any() for _ in range(9)), "0 means never"
+
+
+def test_a_dead_rule_is_placed_at_the_least_typical_clip_with_the_mean_widths_of_the_living():
+    rules, x = rules_of(dtype=torch.float32), normal(60, 4, dtype=torch.float32)
+    x[17] = 30
+    before = {name: value.clone() for name, value in rules.state_dict().items()}
+    rules.reseed(x, torch.tensor([False, True, False, False, False]))
+    assert torch.equal(rules.center[1], x[17])
+    torch.testing.assert_close(rules.log_precision[1], before["log_precision"][[0, 2, 3, 4]].mean(0))
+    assert (rules.factor[1] == 0).all()
+    for name in ("center", "log_precision", "factor"):
+        assert torch.equal(getattr(rules, name)[[0, 2, 3, 4]], before[name][[0, 2, 3, 4]])
+    assert torch.equal(rules.consequent, before["consequent"])
+
+
+def test_two_dead_rules_go_to_different_clips_and_all_dead_rules_still_find_places():
+    rules, x = rules_of(dtype=torch.float32), normal(60, 4, dtype=torch.float32)
+    x[17], x[18] = 30, -30
+    rules.reseed(x, torch.tensor([False, True, False, True, False]))
+    assert {tuple(c.tolist()) for c in rules.center[[1, 3]]} == {tuple(x[17].tolist()), tuple(x[18].tolist())}
+    rules.reseed(x, torch.ones(5, dtype=torch.bool))
+    assert torch.isfinite(rules.center).all() and len(rules.center.unique(dim=0)) == 5

@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from stf2m_core.data import manifest as manifest_module
 from stf2m_core.data.manifest import find, import_dataset, load_manifest, manifest_folder, read_manifest
 from stf2m_core.data.pack import RaggedViews, open_pack
+from stf2m_core.data.reading import Reading
 from stf2m_core.errors import ConfigError, ManifestError
 
 CONTENT = b"some numbers"
@@ -48,6 +50,10 @@ def toy_views(**changes):
     values = np.ones((2, len(facts["nodes"]), len(facts["channels"])), np.float32)
     values[1, 0, 0] = np.nan
     return {"audio": RaggedViews(values, np.array([0, 2, 2]), **facts)}
+
+
+def one_clip():
+    return {"audio": replace(toy_views()["audio"], offsets=np.array([0, 2]))}
 
 
 @pytest.fixture
@@ -109,6 +115,84 @@ def test_optional_keys_may_be_left_out(manifests):
     assert (manifest.files, manifest.notes, manifest.modalities["audio"].rate_hz) == ((), (), None)
 
 
+FULL = """
+doi = "10.1234/abc"
+gated = true
+homepage = "https://example.org"
+subjects = "Two people"
+needs = ["*.wav | */*.wav", "list.csv"]
+
+[splits]
+train = "the first"
+
+[[bad_clips]]
+clip = "a"
+reason = "silent"
+
+[[download]]
+file = "all.zip"
+size = 12
+hash = "md5:0123456789abcdef0123456789abcdef"
+unpack = true
+
+[[download]]
+file = "more.zip"
+url = "https://example.org/more.zip"
+"""
+
+
+def full(manifests, **changes):
+    """The good manifest with all that is optional; the keys of tables must come after the plain ones."""
+    text = FULL
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    plain, tables = text.split("\n[splits]")
+    head, rest = GOOD.split("[modalities.audio]")
+    (manifests / "toy.toml").write_text(head + plain + "\n[splits]" + tables + "\n[modalities.audio]" + rest)
+    return load_manifest("toy", manifests=manifests)
+
+
+def test_what_a_manifest_may_say_besides_is_read(manifests):
+    manifest = full(manifests)
+    assert (manifest.doi, manifest.gated, manifest.homepage) == ("10.1234/abc", True, "https://example.org")
+    assert (manifest.subjects, manifest.splits) == ("Two people", {"train": "the first"})
+    assert manifest.bad_clips == {"a": "silent"}
+    assert manifest.needs == ("*.wav | */*.wav", "list.csv")
+    first, second = manifest.download
+    assert (first.file, first.url, first.size, first.unpack) == ("all.zip", None, 12, True)
+    assert (second.url, second.hash, second.unpack) == ("https://example.org/more.zip", None, False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('doi = "10.1234/abc"', "", "all.zip has no url; expected a url, or a doi"),
+        ("https://example.org/more", "ftp://example.org/more", "url is 'ftp://example.org/more.zip'; expected http"),
+        ("md5:0123456789abcdef", "md5:01", "hash of all.zip is 'md5:010123456789abcdef'; expected md5: or sha256:"),
+        ("list.csv", "../list.csv", "path '../list.csv' leads out of the data set"),
+        ("*/*.wav", "/*.wav", r"path '\*.wav \| /\*.wav' leads out of the data set"),
+        ('"all.zip"', '"/etc/all.zip"', "path '/etc/all.zip' leads out of the data set"),
+        ('train = "the first"', "train = 3", "train is 3; expected a text"),
+        ("gated = true", 'gated = "yes"', "gated is 'yes'; expected true or false"),
+        ('reason = "silent"', 'why = "silent"', "key 'why' is unknown; .*bad_clips"),
+    ],
+)
+def test_a_malformed_optional_key_is_refused(manifests, old, new, message):
+    with pytest.raises(ManifestError, match=message):
+        full(manifests, **{old: new})
+
+
+def test_nodes_without_channels_are_refused_and_neither_is_fine(manifests):
+    (manifests / "toy.toml").write_text(GOOD.replace('channels = ["power"]\n', ""))
+    with pytest.raises(ManifestError, match="key 'channels' is missing; expected nodes and channels, or neither"):
+        load_manifest("toy", manifests=manifests)
+    bare = GOOD.replace('channels = ["power"]\n', "optional = true\n").replace('nodes = ["band0..band1"]\n', "")
+    (manifests / "toy.toml").write_text(bare)
+    audio = load_manifest("toy", manifests=manifests).modalities["audio"]
+    assert (audio.nodes, audio.channels, audio.optional) == ((), (), True)
+
+
 BAD_MANIFESTS = {
     r"key 'licens' is unknown; expected .*Did you mean 'licence'": ('licence = "CC0"', 'licens = "CC0"'),
     r"key 'node' is unknown; .*modalities.audio.*Did you mean 'nodes'": ("nodes =", "node ="),
@@ -151,7 +235,7 @@ def test_a_missing_folder_of_manifests_is_refused(tmp_path):
 
 
 def test_an_adapter_that_is_not_there_is_refused(manifests, source, tmp_path):
-    with pytest.raises(ManifestError, match="adapter 'toy' is unknown; expected ravdess_features or synemo"):
+    with pytest.raises(ManifestError, match="adapter 'toy' is unknown; expected .*ravdess_features or .*synemo"):
         import_dataset("toy", source=source, out=tmp_path / "p", manifests=manifests)
 
 
@@ -257,6 +341,39 @@ def test_views_that_are_not_what_the_manifest_states_are_refused(manifests, sour
     adapter.views = views
     with pytest.raises(ManifestError, match=message):
         import_dataset("toy", source=source, out=tmp_path / "p", manifests=manifests)
+
+
+def test_what_was_left_out_and_noticed_stands_in_the_report(manifests, source, adapter, tmp_path):
+    left_out = {f"clip{number:02d}": "it is empty" for number in range(12)}
+    facts = {"clips": toy_clips().iloc[:1], "views": one_clip(), "left_out": left_out, "remarks": ["semicolons"]}
+    adapter.read = lambda source, manifest: Reading(**facts)
+    report = import_dataset("toy", source=source, out=tmp_path / "p", manifests=manifests)
+    assert len(report.left_out) == 12
+    for part in ("left out: clip00: it is empty", "left out: 2 more", "remark: semicolons"):
+        assert part in str(report)
+    assert "clip11" not in str(report)
+
+
+def test_an_import_of_which_nothing_is_left_is_refused_with_the_first_reason(manifests, source, adapter, tmp_path):
+    nothing = {"clips": toy_clips().iloc[:0], "views": {}, "left_out": {"a": "it is empty"}}
+    adapter.read = lambda source, manifest: Reading(**nothing)
+    with pytest.raises(ManifestError, match="no clip of toy is left; .* The first of 1 left out is a: it is empty"):
+        import_dataset("toy", source=source, out=tmp_path / "p", manifests=manifests)
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_adapter_may_be_given_a_folder_for_costly_work_beside_the_pack(manifests, source, adapter, tmp_path):
+    given = []
+
+    def read(source, manifest, *, work):
+        given.append(work)
+        return toy_clips().iloc[:1], one_clip()
+
+    adapter.read = read
+    import_dataset("toy", source=source, out=tmp_path / "p", manifests=manifests)
+    assert given == [tmp_path / "p.media"]
+    with pytest.raises(ManifestError, match="option 'work' is unknown; expected no options"):
+        import_dataset("toy", source=source, out=tmp_path / "q", manifests=manifests, work=tmp_path)
 
 
 # The embedded synthetic set

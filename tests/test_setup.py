@@ -38,14 +38,16 @@ def test_the_conda_environment_says_the_same_as_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     *conda, last = environment["dependencies"]
     assert conda == [f"python{_project()['requires-python']}", "pip"]
-    assert last["pip"] == [*_project()["dependencies"], "-e ."]
+    assert last["pip"] == [*_project()["dependencies"], "-e .[media]"]  # notebook 13 reads recordings
 
 
 def test_the_lock_pins_all_direct_dependencies_and_names_no_place():
     locked = _locked()
-    direct = CORE + _project()["optional-dependencies"]["dev"] + ["setuptools"]
+    extras = _project()["optional-dependencies"]
+    direct = CORE + extras["dev"] + extras["media"] + ["setuptools"]
     assert [name for name in direct if re.split("[<=]", name)[0] not in locked] == []
     assert locked["torch"] == "2.13.0"
+    assert int(locked["opencv-python-headless"].partition(".")[0]) < 5
 
 
 def test_the_citation_file_names_the_paper():

@@ -250,7 +250,7 @@ def _plan(tmp_path: Path, design: Design | None = None, **settings) -> list[Job]
 def test_the_plan_trains_each_run_once_and_orders_every_notebook(tmp_path):
     jobs = _plan(tmp_path)
     ids = [job.id for job in jobs]
-    assert len(set(ids)) == len(ids) == 1 + 2 * (5 + 2 * 3 + 2)
+    assert len(set(ids)) == len(ids) == 5 + 2 * (5 + 2 * 3 + 2)
     for number, job in enumerate(jobs):
         assert set(job.needs) <= set(ids[:number])
     found = {job.id: job for job in jobs}
@@ -266,6 +266,55 @@ def test_the_plan_trains_each_run_once_and_orders_every_notebook(tmp_path):
         "fold": 1,
         "seed": 0,
     }
+
+
+def test_the_contrast_of_factors_is_planned_where_its_pack_and_its_runs_are(tmp_path):
+    whole = Design(variants=tuple((name, (0,)) for name in ("full", "no-temporal", "no-spatial")))
+    last = {job.id: job for job in _plan(tmp_path, whole)}["synemo/17_ablate_on_synthetic_truth"]
+    assert last.needs == tuple(f"synemo/06_meta_train-{name}-fold0-seed0" for name, _ in whole.variants)
+    assert last.parameters["episodes"] == 30
+    others = _plan(tmp_path) + plan([Dataset(name="synemo")], "standard", results=tmp_path, design=lambda *_: whole)
+    assert [job.id for job in others if "17_" in job.id] == []
+
+
+def test_votes_are_fused_that_lie_in_the_folder_and_made_up_ones_otherwise(tmp_path):
+    table = tmp_path / "data" / "crowd" / "upstream" / "tabulatedVotes.csv"
+    table.parent.mkdir(parents=True)
+    table.write_text("fileName\n", encoding="utf-8")
+    for folder, source, files in (
+        (tmp_path / "data", str(table.parents[1]), ["upstream/tabulatedVotes.csv"]),
+        (table.parent, str(table.parent), ["tabulatedVotes.csv"]),
+        (tmp_path, "", []),
+        (None, "", []),
+    ):
+        votes = reproduce.find_votes(folder and str(folder))
+        job = next(job for job in plan([], "smoke", results=tmp_path, votes=votes) if "16_" in job.id)
+        assert (job.parameters["source"], list(job.data.get("files", {}))) == (source, files)
+
+
+def test_data_sets_without_a_study_are_named_and_do_not_run(tmp_path, capfd):
+    source = tmp_path / "data"
+    for name in ("votes/tabulatedVotes.csv", "talk/dev_sent_emo.csv"):
+        (source / name).parent.mkdir(parents=True)
+        (source / name).write_text("fileName\n", encoding="utf-8")
+    assert reproduce.find_others(str(source), []) == (
+        "Found, but not part of this, as the kit has no study for it: "
+        f"meld in {source / 'talk'}. Notebook 12 imports it.\n"
+    )
+    assert reproduce.find_others(str(source), [Dataset(name="meld")]) == reproduce.find_others(None, []) == ""
+    (tmp_path / "empty").mkdir()
+    assert reproduce.find_others(str(tmp_path / "empty"), []) == ""
+    assert reproduce.main(["--data", str(source), "--results", str(tmp_path / "results"), "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    assert said.startswith("Found, but not part of this") and "\n5 of 5 notebooks would run." in said
+
+
+def test_a_folder_with_votes_alone_is_good_for_the_fusion(tmp_path, capfd):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tabulatedVotes.csv").write_text("fileName\n", encoding="utf-8")
+    command = ["--data", str(tmp_path / "data"), "--results", str(tmp_path / "results"), "--dry-run"]
+    assert reproduce.main(command) == 0
+    assert capfd.readouterr().out.startswith("5 of 5 notebooks would run.")
 
 
 def test_a_design_without_the_full_model_is_refused(tmp_path):

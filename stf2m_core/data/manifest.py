@@ -7,18 +7,18 @@ import importlib
 import inspect
 import os
 import textwrap
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from stf2m_core.data.folder import sha256
 from stf2m_core.data.manifest_file import FileFacts, Manifest, ModalityFacts, nearest, read_manifest
 from stf2m_core.data.pack import RaggedViews, mask_nonfinite, write_pack
+from stf2m_core.data.reading import Reading
 from stf2m_core.errors import ManifestError
 
 __all__ = [
@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 _PACKAGE = "stf2m_core.data.adapters"
+_WORK = "work"  # the argument of an adapter's read that takes the folder of what is costly to make
+_SHOWN = 10  # clips left out that the report shows one by one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +58,27 @@ class ImportReport:
     """Modality to values that were NaN or infinite and are masked now."""
     label_counts: Mapping[str, int]
     """Label to clips; "" counts the clips whose label is undefined, if there are any."""
+    sizes: Mapping[str, tuple[int, int]]
+    """Modality to its nodes and channels."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Clip or file to why it is not in the pack."""
+    remarks: tuple[str, ...] = ()
+    """What was noticed while reading."""
 
     def __str__(self) -> str:
         lines = [f"{self.manifest.title}: {self.n_clips} clips of {self.n_subjects} subjects in {self.pack}"]
-        for name, facts in self.manifest.modalities.items():
-            size = f"{len(facts.nodes)} nodes x {len(facts.channels)} channels"
+        for name, (n_nodes, n_channels) in self.sizes.items():
+            size = f"{n_nodes} nodes x {n_channels} channels"
             lost = f"{self.absent[name]} clips without it, {self.masked[name]} values masked"
             lines.append(f"  {name}: {self.frames[name]} frames, {size}; {lost}")
         counts = ", ".join(f"{label or '(undefined)'} {count}" for label, count in self.label_counts.items())
         lines += textwrap.wrap(f"labels: {counts}", 118, initial_indent="  ", subsequent_indent="    ")
         lines += [f"  licence: {self.manifest.licence}"]
+        shown = list(self.left_out.items())[:_SHOWN]
+        lines += [f"  left out: {name}: {reason}" for name, reason in shown]
+        if len(self.left_out) > _SHOWN:
+            lines.append(f"  left out: {len(self.left_out) - _SHOWN} more; see left_out of the report")
+        lines += [f"  remark: {remark}" for remark in self.remarks]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.manifest.notes)])
 
 
@@ -99,11 +112,19 @@ def load_manifest(name: str, *, manifests: str | os.PathLike[str] | None = None)
 
 
 def find(
-    folder: str | os.PathLike[str], *, manifests: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str],
+    *,
+    manifests: str | os.PathLike[str] | None = None,
+    among: Collection[str] | None = None,
 ) -> list[tuple[Manifest, Path]]:
-    """The data sets whose files lie in the folder or in one of its subfolders, each with where they lie.
+    """The data sets whose files lie in the folder or in one of its subfolders, each with the first place they lie in.
 
     Files are recognised by name and size; hashes are checked when the set is imported.
+
+    Args:
+        folder: looked at before its subfolders.
+        manifests: the folder of the manifests, if not the kit's own.
+        among: names of manifests to look for; None: all that have files and labels.
 
     Raises:
         ManifestError: if the folder is not there or holds no known data set, saying what was expected.
@@ -112,16 +133,30 @@ def find(
     if not folder.is_dir():
         raise ManifestError(f"there is no folder {folder}", expected="a folder with a data set")
     known = [read_manifest(path) for path in sorted(manifest_folder(manifests).glob("*.toml"))]
-    known = [manifest for manifest in known if manifest.files]
+    # a manifest that states no labels is for data of one's own: it would fit any folder
+    known = [manifest for manifest in known if _is_recorded(manifest) and manifest.labels]
+    known = [manifest for manifest in known if among is None or manifest.name in among]
     places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
-    found = [(manifest, place) for manifest in known for place in places if not _mismatches(manifest, place)]
+    fits = [(manifest, [place for place in places if not _mismatches(manifest, place)][:1]) for manifest in known]
+    found = [(manifest, *place) for manifest, place in fits if place]
     if not found:
         nearly = [(manifest, place) for manifest in known for place in places if _has_any(manifest, place)]
         reasons = [f"{place} is not {manifest.name}: {_mismatches(manifest, place)[0]}" for manifest, place in nearly]
-        wanted = [f"{manifest.name} ({', '.join(file.path for file in manifest.files[:3])})" for manifest in known]
-        remedy = reasons[0] if reasons else "Data of your own: write a pack with write_pack"
+        wanted = [f"{manifest.name} ({', '.join(_wanted(manifest))})" for manifest in known]
+        if len(known) > 3:
+            wanted = [manifest.name for manifest in known]
+        remedy = reasons[0] if reasons else "Data of your own: import it as `folder` or `features`"
         raise ManifestError(f"{folder} holds no known data set", expected=" or ".join(wanted), remedy=remedy)
     return found
+
+
+def _is_recorded(manifest: Manifest) -> bool:
+    """Whether the data set has files; else it is generated."""
+    return bool(manifest.files or manifest.needs)
+
+
+def _wanted(manifest: Manifest) -> list[str]:
+    return [*(file.path for file in manifest.files[:3]), *manifest.needs][:3]
 
 
 def _has_any(manifest: Manifest, place: Path) -> bool:
@@ -130,7 +165,7 @@ def _has_any(manifest: Manifest, place: Path) -> bool:
 
 def _mismatches(manifest: Manifest, place: Path) -> list[str]:
     """What keeps the folder from being this data set, by names and sizes; empty if nothing does."""
-    wrong = []
+    wrong = [f"no file is like {pattern}" for pattern in manifest.needs if not _matches(place, pattern)]
     for file in manifest.files:
         path = place / file.path
         if not path.is_file():
@@ -138,6 +173,10 @@ def _mismatches(manifest: Manifest, place: Path) -> list[str]:
         elif file.size is not None and path.stat().st_size != file.size:
             wrong.append(f"{file.path} has {path.stat().st_size} bytes and not {file.size}")
     return wrong
+
+
+def _matches(place: Path, pattern: str) -> bool:
+    return any(any(place.glob(part)) for part in pattern.split(" | "))
 
 
 def import_dataset(
@@ -150,6 +189,9 @@ def import_dataset(
     **options: Any,
 ) -> ImportReport:
     """Read a data set by its manifest and write it as a pack.
+
+    Features made from recordings are kept in the folder `<out>.media`, so that a second import, or one after a kill,
+    makes only what is missing; that folder may be deleted at any time.
 
     Args:
         name: of the manifest.
@@ -167,24 +209,27 @@ def import_dataset(
     adapter = _adapter(manifest)
     _check_options(adapter, options, manifest)
     folder = _checked_source(manifest, source)
-    clips, views = adapter.read(folder, manifest, **options)
-    _check_read(manifest, views)
-    masked = {modality: mask_nonfinite(part) for modality, part in views.items()}
-    views = {modality: masked[modality][0] for modality in manifest.modalities}
+    given = {**options, **_work_folder(adapter, out)}
+    reading = Reading.of(adapter.read(folder, manifest, **given), manifest)
+    _check_read(manifest, reading.views)
+    masked = {modality: mask_nonfinite(part) for modality, part in reading.views.items()}
+    order = [*(m for m in manifest.modalities if m in masked), *(m for m in masked if m not in manifest.modalities)]
+    views = {modality: masked[modality][0] for modality in order}
     pack = write_pack(
         out,
-        clips,
+        reading.clips,
         views,
-        manifest.labels,
+        reading.labels,
         name=manifest.name,
         title=manifest.title,
         licence=manifest.licence,
         source=manifest.citation,
         made_by=f"{_PACKAGE}.{manifest.adapter}",
         made_from=_origin(manifest, options),
+        segments=reading.segments,
         overwrite=overwrite,
     )
-    return _report(manifest, pack, clips, views, {modality: count for modality, (_, count) in masked.items()})
+    return _report(manifest, pack, reading, views, {modality: masked[modality][1] for modality in order})
 
 
 def _adapter(manifest: Manifest) -> ModuleType:
@@ -200,11 +245,19 @@ def _adapter(manifest: Manifest) -> ModuleType:
     return importlib.import_module(f"{_PACKAGE}.{manifest.adapter}")
 
 
+def _work_folder(adapter: ModuleType, out: str | os.PathLike[str]) -> dict[str, Path]:
+    """Where an adapter may keep what is costly to make, for those that ask for it."""
+    if _WORK not in inspect.signature(adapter.read).parameters:
+        return {}
+    pack = Path(os.path.abspath(out))
+    return {_WORK: pack.with_name(f"{pack.name}.media")}
+
+
 def _check_options(adapter: ModuleType, options: Mapping[str, Any], manifest: Manifest) -> None:
     parameters = inspect.signature(adapter.read).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return  # such an adapter checks its options itself
-    legal = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+    legal = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != _WORK]
     for option in options:
         if option not in legal:
             raise ManifestError(
@@ -216,7 +269,7 @@ def _check_options(adapter: ModuleType, options: Mapping[str, Any], manifest: Ma
 
 
 def _checked_source(manifest: Manifest, source: str | os.PathLike[str] | None) -> Path | None:
-    if not manifest.files:
+    if not _is_recorded(manifest):
         if source is not None:
             raise ManifestError(f"source is {str(source)!r}", expected=f"none: {manifest.name} is generated")
         return None
@@ -235,7 +288,7 @@ def _checked_source(manifest: Manifest, source: str | os.PathLike[str] | None) -
             if file.sha256 is not None and (found := sha256(folder / file.path)) != file.sha256
         ]
     if wrong:
-        wanted = ", ".join(file.path for file in manifest.files[:3])
+        wanted = ", ".join(_wanted(manifest))
         raise ManifestError(
             f"{folder} is not {manifest.name}: {wrong[0]}",
             expected=f"{wanted} as its manifest states",
@@ -248,9 +301,14 @@ def _checked_source(manifest: Manifest, source: str | os.PathLike[str] | None) -
 def _check_read(manifest: Manifest, views: Mapping[str, RaggedViews]) -> None:
     """Refuse views that are not what the manifest says."""
     where = f"what {manifest.adapter} read, against {manifest.path}"
-    if set(views) != set(manifest.modalities):
+    if not manifest.modalities:
+        return  # the data set's own files decide
+    required = {name for name, facts in manifest.modalities.items() if not facts.optional}
+    if not required <= set(views) <= set(manifest.modalities):
         raise ManifestError(f"modalities are {sorted(views)}", expected=str(sorted(manifest.modalities)), where=where)
     for name, facts in manifest.modalities.items():
+        if name not in views or not facts.nodes:
+            continue
         for key in ("nodes", "channels", "rate_hz"):
             found, stated = getattr(views[name], key), getattr(facts, key)
             if found != stated:
@@ -267,10 +325,11 @@ def _origin(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _report(
-    manifest: Manifest, pack: Path, clips: pd.DataFrame, views: Mapping[str, RaggedViews], masked: Mapping[str, int]
+    manifest: Manifest, pack: Path, reading: Reading, views: Mapping[str, RaggedViews], masked: Mapping[str, int]
 ) -> ImportReport:
+    clips = reading.clips
     counts = clips["label"].fillna("").value_counts()
-    order = [*manifest.labels, *([""] if "" in counts.index else [])]
+    order = [*reading.labels, *([""] if "" in counts.index else [])]
     return ImportReport(
         manifest=manifest,
         pack=pack,
@@ -280,4 +339,7 @@ def _report(
         absent={name: int(np.sum(part.lengths == 0)) for name, part in views.items()},
         masked=masked,
         label_counts={label: int(counts.get(label, 0)) for label in order},
+        sizes={name: (len(part.nodes), len(part.channels)) for name, part in views.items()},
+        left_out=dict(reading.left_out),
+        remarks=tuple(reading.remarks),
     )

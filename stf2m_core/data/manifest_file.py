@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from stf2m_core.errors import ManifestError
@@ -15,11 +15,21 @@ from stf2m_core.errors import ManifestError
 _KEYS = {
     "name": str, "title": str, "citation": str, "licence": str, "access": str, "adapter": str,
     "labels": list, "modalities": dict, "files": list, "notes": list,
+    "gated": bool, "doi": str, "homepage": str, "subjects": str, "splits": dict, "needs": list, "bad_clips": list,
+    "download": list,
 }  # fmt: skip
-_MODALITY_KEYS = {"nodes": list, "channels": list, "rate_hz": float, "description": str}
+_MODALITY_KEYS = {"nodes": list, "channels": list, "rate_hz": float, "description": str, "optional": bool}
 _FILE_KEYS = {"path": str, "size": int, "sha256": str}
-_OPTIONAL = {"files", "notes", "rate_hz", "size", "sha256"}
-_WORDS = {str: "a text", list: "a list", dict: "a table", float: "a number", int: "a whole number"}
+_BAD_CLIP_KEYS = {"clip": str, "reason": str}
+_DOWNLOAD_KEYS = {"file": str, "url": str, "size": int, "hash": str, "unpack": bool}
+_OPTIONAL = {
+    "labels", "files", "notes", "gated", "doi", "homepage", "subjects", "splits", "needs", "bad_clips", "download",
+    "nodes", "channels", "rate_hz", "optional", "size", "sha256", "hash", "unpack", "url",
+}  # fmt: skip
+_WORDS = {
+    str: "a text", list: "a list", dict: "a table", float: "a number", int: "a whole number", bool: "true or false",
+}  # fmt: skip
+_HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +37,15 @@ class ModalityFacts:
     """What one modality of the data set is made of."""
 
     nodes: tuple[str, ...]
-    """Names of the nodes."""
+    """Names of the nodes; none where the files or the front end decide."""
     channels: tuple[str, ...]
     """Names of the channels of each node."""
     rate_hz: float | None
     """Frames per second where they are uniform, else None."""
     description: str
     """What the numbers are, with units."""
+    optional: bool = False
+    """Whether the data set may be imported without it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +58,22 @@ class FileFacts:
     """Bytes, or None where it is not stated."""
     sha256: str | None
     """64 hex digits, or None where it is not stated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownloadFacts:
+    """One file that can be fetched; from its own address, or from the repository behind the manifest's DOI."""
+
+    file: str
+    """Name of the file once it is here."""
+    url: str | None
+    """Address; None means the file of this name at the manifest's DOI."""
+    size: int | None
+    """Bytes, or None where it is not stated."""
+    hash: str | None
+    """As "md5:…" or "sha256:…"; None: the repository's own hash if it states one."""
+    unpack: bool
+    """Whether it is an archive to be unpacked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +102,22 @@ class Manifest:
     """What a user must know before believing a number."""
     path: Path
     """The TOML file."""
+    gated: bool = False
+    """Whether its owners must be asked; then `access` says whom, for what, and where to put the files."""
+    doi: str | None = None
+    """Digital object identifier of the data, without https://."""
+    homepage: str | None = None
+    """Where its owners describe it."""
+    subjects: str = ""
+    """Who is recorded, in a sentence."""
+    splits: Mapping[str, str] = field(default_factory=dict)
+    """Official splits: name to what belongs to it."""
+    needs: tuple[str, ...] = ()
+    """Glob patterns of which each must match a file, where files are too many to list; "a | b": either."""
+    bad_clips: Mapping[str, str] = field(default_factory=dict)
+    """Clip to why it is left out."""
+    download: tuple[DownloadFacts, ...] = ()
+    """What can be fetched."""
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -98,13 +142,21 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     texts = {key: table[key].strip() for key in ("name", "title", "citation", "licence", "access", "adapter")}
     return Manifest(
         **texts,
-        labels=_names(table["labels"], f"{where}, labels"),
+        labels=_names(table["labels"], f"{where}, labels") if "labels" in table else (),
         modalities={
             name: _modality(facts, f"{where}, modalities.{name}") for name, facts in table["modalities"].items()
         },
         files=tuple(_file(facts, f"{where}, files") for facts in table.get("files", [])),
         notes=tuple(str(note) for note in table.get("notes", [])),
         path=path,
+        gated=table.get("gated", False),
+        doi=table.get("doi"),
+        homepage=table.get("homepage"),
+        subjects=table.get("subjects", ""),
+        splits=_splits(table.get("splits", {}), f"{where}, splits"),
+        needs=tuple(_inside(pattern, f"{where}, needs") for pattern in table.get("needs", [])),
+        bad_clips=dict(_bad_clip(facts, f"{where}, bad_clips") for facts in table.get("bad_clips", [])),
+        download=tuple(_download(facts, table.get("doi"), f"{where}, download") for facts in table.get("download", [])),
     )
 
 
@@ -117,7 +169,7 @@ def _check_keys(table: object, kinds: Mapping[str, type], where: str) -> None:
                 f"key {key!r} is unknown", expected=", ".join(kinds), where=where, remedy=nearest(key, kinds)
             )
         kind = (int, float) if kinds[key] is float else kinds[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
             raise ManifestError(f"{key} is {value!r}", expected=_WORDS[kinds[key]], where=where)
     for key in kinds:
         if key not in table and key not in _OPTIONAL:
@@ -133,12 +185,54 @@ def nearest(word: str, legal: Iterable[str]) -> str | None:
 def _modality(facts: object, where: str) -> ModalityFacts:
     _check_keys(facts, _MODALITY_KEYS, where)
     rate = facts.get("rate_hz")
+    if ("nodes" in facts) != ("channels" in facts):
+        absent = "channels" if "nodes" in facts else "nodes"
+        raise ManifestError(f"key {absent!r} is missing", expected="nodes and channels, or neither", where=where)
     return ModalityFacts(
-        nodes=_names(facts["nodes"], f"{where}.nodes"),
-        channels=_names(facts["channels"], f"{where}.channels"),
+        nodes=_names(facts["nodes"], f"{where}.nodes") if "nodes" in facts else (),
+        channels=_names(facts["channels"], f"{where}.channels") if "channels" in facts else (),
         rate_hz=None if rate is None else float(rate),
         description=facts["description"],
+        optional=facts.get("optional", False),
     )
+
+
+def _splits(table: dict[str, object], where: str) -> dict[str, str]:
+    for name, text in table.items():
+        if not isinstance(text, str):
+            raise ManifestError(f"{name} is {text!r}", expected="a text", where=where)
+    return dict(table)
+
+
+def _bad_clip(facts: object, where: str) -> tuple[str, str]:
+    _check_keys(facts, _BAD_CLIP_KEYS, where)
+    return facts["clip"], facts["reason"]
+
+
+def _download(facts: object, doi: str | None, where: str) -> DownloadFacts:
+    _check_keys(facts, _DOWNLOAD_KEYS, where)
+    url, stated = facts.get("url"), facts.get("hash")
+    name = _inside(facts["file"], where)
+    if url is None and doi is None:
+        raise ManifestError(f"{name} has no url", expected="a url, or a doi of the data set", where=where)
+    if url is not None and not re.match(r"https?://", url):
+        raise ManifestError(f"url is {url!r}", expected="http:// or https://", where=where)
+    if stated is not None:
+        kind, _, digits = stated.partition(":")
+        if kind not in _HASH_LENGTHS or not re.fullmatch(r"[0-9a-f]+", digits) or len(digits) != _HASH_LENGTHS[kind]:
+            raise ManifestError(f"hash of {name} is {stated!r}", expected="md5: or sha256: and hex digits", where=where)
+    return DownloadFacts(file=name, url=url, size=facts.get("size"), hash=stated, unpack=facts.get("unpack", False))
+
+
+def _inside(path: object, where: str) -> str:
+    """The path or pattern, refused if it leads out of the data set's folder."""
+    if not isinstance(path, str):
+        raise ManifestError(f"path {path!r} is no text", expected="a relative path", where=where)
+    for part in path.split(" | "):
+        parts = PurePosixPath(part).parts
+        if not parts or part.startswith("/") or ".." in parts or "\\" in part or ":" in part:
+            raise ManifestError(f"path {path!r} leads out of the data set", expected="a relative path", where=where)
+    return path
 
 
 def _names(names: list[object], where: str) -> tuple[str, ...]:
@@ -159,10 +253,7 @@ def _names(names: list[object], where: str) -> tuple[str, ...]:
 
 def _file(facts: object, where: str) -> FileFacts:
     _check_keys(facts, _FILE_KEYS, where)
-    path, digest = facts["path"], facts.get("sha256")
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
-        raise ManifestError(f"path {path!r} leads out of the data set", expected="a relative path", where=where)
+    path, digest = _inside(facts["path"], where), facts.get("sha256")
     if digest is not None and not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise ManifestError(f"sha256 of {path} is {digest!r}", expected="64 hex digits", where=where)
     return FileFacts(path=path, size=facts.get("size"), sha256=digest)

@@ -37,7 +37,7 @@ NEIGHBOURS = np.nonzero(_DISTANCE == 1)[1].reshape(len(EMOTIONS), -1)
 for _table in (EMOTIONS, NEIGHBOURS):
     _table.setflags(write=False)
 
-_PAIR_OF_NODE = np.array([[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0]])  # by level of synchrony, in the order of its names
+PAIR_OF_NODE = np.array([[0, 0, 1, 1], [0, 1, 0, 1], [0, 1, 1, 0]])  # by level of synchrony, in the order of its names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +146,7 @@ def carrier(draws: Draws, synchrony: np.ndarray) -> np.ndarray:
     shape = (len(synchrony), LAW.visual_frames)
     shared = draws("carriers").standard_normal((*shape, 2), dtype=np.float32)
     own = draws("node noise").standard_normal((*shape, 4), dtype=np.float32)
-    common = np.take_along_axis(shared, _PAIR_OF_NODE[synchrony][:, None, :], axis=2)
+    common = np.take_along_axis(shared, PAIR_OF_NODE[synchrony][:, None, :], axis=2)
     return np.float32(LAW.pair_correlation**0.5) * common + np.float32((1 - LAW.pair_correlation) ** 0.5) * own
 
 

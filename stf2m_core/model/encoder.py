@@ -145,6 +145,7 @@ class ModalityEncoder(nn.Module):
         self.step_s = step_s
         # every node has its own input weights: what a high value means differs from node to node
         self.weight = nn.Parameter(torch.randn(n_nodes, n_channels, config.hidden) / math.sqrt(n_channels))
+        self.level = nn.Parameter(torch.randn(n_nodes, n_channels, config.hidden) / math.sqrt(n_channels))
         self.place = nn.Parameter(torch.randn(n_nodes, config.hidden) * 0.3)
         self.time = nn.Linear(TIME_FEATURES, config.hidden)
         self.block = Block(complete_graph(n_nodes), config)
@@ -159,10 +160,15 @@ class ModalityEncoder(nn.Module):
             dropout: of the block's output.
         """
         waves = time_features(view.times, view.mask.any(2), view.duration, self.step_s).to(view.values.dtype)
-        state = torch.einsum("btvc,vch->btvh", view.values, self.weight) + self.place + self.time(waves)[:, :, None]
+        weight = view.mask[..., None].to(view.values.dtype)
+        level = (weight * view.values).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+        state = torch.einsum("btvc,vch->btvh", view.values - level, self.weight)
+        state = state + self.place + self.time(waves)[:, :, None]
         state = state * view.mask[..., None]
         state = dropout(self.block(state, view.mask)) + state
-        return slots(state, view.mask, view.times, centers, slot)
+        slotted, filled = slots(state, view.mask, view.times, centers, slot)
+        # what is constant in a clip would shift every gate of the convolutions; it goes round them
+        return slotted + torch.einsum("btvc,vch->btvh", level, self.level) * filled[..., None], filled
 
 
 def complete_graph(n_nodes: int) -> Tensor:
@@ -225,6 +231,7 @@ class Encoded:
         mask: (clip, slot, node) bool.
         present: (clip, modality) bool.
         duration: (clip,) seconds.
+        level: (clip, modality, feature) what the level path adds to each modality's embedding.
     """
 
     normed: Tensor
@@ -232,6 +239,7 @@ class Encoded:
     mask: Tensor
     present: Tensor
     duration: Tensor
+    level: Tensor
 
     def select(self, part: slice, n_episodes: int) -> Encoded:
         """Some clips of every episode; clips are ordered by episode."""
@@ -259,8 +267,17 @@ class Encoder(nn.Module):
         self.joint = Block(joint_graph(self.sizes), config)
         self.attention = nn.ModuleDict({n: nn.Linear(width, 1, bias=False) for n in self.names})
         self.project = nn.ModuleDict({n: nn.Linear(3 * width, config.embedding) for n in self.names})
-        self.voice = nn.ModuleDict({n: nn.Linear(config.embedding, 1) for n in self.names})
-        self.norm = nn.LayerNorm(config.embedding)
+        if config.level_path:
+            for layer in self.project.values():  # what the level path says already need not be unlearned first
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+            sizes = {n: 2 * nodes * channels for n, (nodes, channels) in shapes.items()}
+            self.level = nn.ModuleDict({n: LevelPath(sizes[n], config.embedding) for n in self.names})
+        if config.node_read_out:
+            sizes = dict(zip(self.names, self.sizes, strict=True))
+            self.nodes = nn.ModuleDict(
+                {n: nn.Linear(sizes[n] * width, config.embedding, bias=False) for n in self.names}
+            )
 
     def forward(self, views: Mapping[str, ViewBatch], dropout: Dropout) -> Encoded:
         """All convolutions, once per clip."""
@@ -272,7 +289,14 @@ class Encoder(nn.Module):
         # the slot's time enters again, so that the gates depend on when something happens as well as on what
         state = (torch.cat(states, 2) + self.time(waves)[:, :, None]) * mask[..., None]
         present = torch.stack([views[n].present for n in self.names], 1)
-        return Encoded(dropout(self.joint(state, mask)), state, mask, present, duration)
+        return Encoded(dropout(self.joint(state, mask)), state, mask, present, duration, self._levels(views, dropout))
+
+    def _levels(self, views: Mapping[str, ViewBatch], dropout: Dropout) -> Tensor:
+        """(clip, modality, feature) linear in mean and deviation over time of all channels; 0 without the path."""
+        n_clips = len(next(iter(views.values())).duration)
+        if not self.config.level_path:
+            return self.time.weight.new_zeros(n_clips, len(self.names), self.config.embedding)
+        return torch.stack([self.level[n](views[n], dropout) for n in self.names], 1)
 
     def embed(self, encoded: Encoded, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         """Read-out and fusion under the episodes' FiLM.
@@ -293,14 +317,15 @@ class Encoder(nn.Module):
         for name, size in zip(self.names, self.sizes, strict=True):
             nodes = slice(start, start + size)
             own = (t[:, :, nodes].flatten(1, 2) for t in (state, encoded.mask))
-            parts.append(self._read_out(name, *own))
+            parts.append(self._read_out(name, *own) + encoded.level[:, len(parts)])
             start += size
         z = torch.stack(parts, 1)
-        score = torch.cat([self.voice[n](part) for n, part in zip(self.names, parts, strict=True)], 1)
-        share = masked_softmax(score, encoded.present)[..., None]
+        # even shares: a learned gate is won by the easiest modality within a few steps, and the others never learn
+        share = encoded.present.to(z.dtype)
+        share = (share / share.sum(1, keepdim=True).clamp(min=1))[..., None]
         fused = (share * z).sum(1)
         disagreement = (share * (z - fused[:, None]) ** 2).sum((1, 2)) / z.shape[-1]
-        return self.norm(fused).unflatten(0, (n_episodes, -1)), disagreement.unflatten(0, (n_episodes, -1))
+        return fused.unflatten(0, (n_episodes, -1)), disagreement.unflatten(0, (n_episodes, -1))
 
     def _read_out(self, name: str, state: Tensor, mask: Tensor) -> Tensor:
         """Masked mean, masked standard deviation and attention pool over (slot, node)."""
@@ -309,7 +334,50 @@ class Encoder(nn.Module):
         mean = (weight * state).sum(1)
         deviation = torch.sqrt((weight * (state - mean[:, None]) ** 2).sum(1) + EPSILON)
         pooled = (masked_softmax(self.attention[name](state)[..., 0], mask)[..., None] * state).sum(1)
-        return self.project[name](torch.cat([mean, deviation, pooled], -1))
+        z = self.project[name](torch.cat([mean, deviation, pooled], -1))
+        return z + self._nodes_apart(name, state, mask) if self.config.node_read_out else z
+
+    def _nodes_apart(self, name: str, state: Tensor, mask: Tensor) -> Tensor:
+        """Linear in each node's masked mean over slots."""
+        n_nodes = self.sizes[self.names.index(name)]
+        weight = mask.unflatten(1, (-1, n_nodes))[..., None].to(state.dtype)
+        mean = (weight * state.unflatten(1, (-1, n_nodes))).sum(1) / weight.sum(1).clamp(min=1)
+        return self.nodes[name](mean.flatten(1))
+
+
+class LevelPath(nn.Module):
+    """Linear in mean and deviation over time of every node's channels, each standardised over the clips of meta-train.
+
+    What a plain classifier of clip statistics sees reaches the embedding without passing a convolution (ours, D-22).
+    """
+
+    def __init__(self, n_moments: int, embedding: int):
+        super().__init__()
+        self.register_buffer("shift", torch.zeros(n_moments))
+        self.register_buffer("scale", torch.ones(n_moments))
+        self.mix = nn.Linear(n_moments, embedding, bias=False)
+
+    @torch.no_grad()
+    def standardise(self, moments: Tensor) -> None:
+        """Take shift and scale from the moments (clip, moment) of meta-train; one that never varies says nothing."""
+        spread = moments.std(0)
+        self.shift.copy_(moments.mean(0))
+        self.scale.copy_(torch.where(spread > 1e-3, spread, torch.full_like(spread, torch.inf)))
+
+    def forward(self, view: ViewBatch, dropout: Dropout) -> Tensor:
+        """(clip, feature); zero for a clip without the modality."""
+        standard = (moments(view) - self.shift) / self.scale
+        return self.mix(dropout(standard)) * view.present[:, None]
+
+
+def moments(view: ViewBatch) -> Tensor:
+    """(clip, 2 * node * channel) masked mean and standard deviation over time; zero for a node that is absent."""
+    weight = view.mask.to(view.values.dtype)[..., None]
+    count = weight.sum(1).clamp(min=1)
+    mean = (weight * view.values).sum(1) / count
+    variance = (weight * (view.values - mean[:, None]) ** 2).sum(1) / count
+    deviation = torch.sqrt(variance + EPSILON) * view.mask.any(1)[..., None]
+    return torch.cat([mean, deviation], -1).flatten(1)
 
 
 def masked_softmax(score: Tensor, mask: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn.functional import log_softmax, one_hot, softplus
 from stf2m_core.config import RunConfig
 from stf2m_core.model.encoder import Dropout, Encoded, Encoder
 from stf2m_core.model.fuzzy import Fuzzified, FuzzyRules, PlainNetwork, rule_labels, rule_labels_left_out
+from stf2m_core.model.knowledge import Knowledge
 from stf2m_core.model.meta_rnn import TaskEncoder, tokens
 from stf2m_core.shapes import ViewBatch
 
@@ -57,6 +58,7 @@ class Support:
         target: (episode, way * shot, way) label distributions, rows sum to one.
         weight: (episode, way * shot) how much each clip counts.
         classes: (episode, way) labels of the data set.
+        own: (episode,) bool, whether the query is of the support's person (Regime P).
         order: (draw, episode, way, shot) in which the recurrent network reads.
         kept: (episode, 1, rule) bool of DropRule, or None.
     """
@@ -66,6 +68,7 @@ class Support:
     target: Tensor
     weight: Tensor
     classes: Tensor
+    own: Tensor
     order: Tensor
     kept: Tensor | None = None
 
@@ -111,7 +114,10 @@ class STF2M(nn.Module):
             del self.rules
         self.register_buffer("known", known)
         self.anchor = nn.Parameter(torch.randn(len(known), size) * 0.1)
-        self.log_trust = nn.Parameter(torch.zeros(()))
+        # [other people, own]: what an anchor is worth, in clips, and the metric, per embedding feature
+        self.log_worth = nn.Parameter(torch.ones(2, size))
+        self.log_metric = nn.Parameter(torch.zeros(2, size))
+        self.log_worth_shift = nn.Parameter(torch.zeros(size))
         self.log_temperature = nn.Parameter(torch.tensor(float(size)).log())
         self.fuzzy_voice = nn.Parameter(torch.tensor(0.5).expm1().log())
         for name, (nodes, channels) in shapes.items():
@@ -123,8 +129,8 @@ class STF2M(nn.Module):
         """Raw inner learning rates (softplus makes them positive), per parameter but tied over classes and episodes."""
         fuzzy = self.config.fuzzy
         shapes = {
-            "weight": ((size,), 0.1), "bias": ((), 0.1), "consequent": ((fuzzy.n_rules, fuzzy.n_consequents), 0.05),
-            "shift": ((fuzzy.n_rules, fuzzy.n_features), 0.05), "gamma": ((hidden,), 0.05), "beta": ((hidden,), 0.05),
+            "weight": ((size,), 0.01), "bias": ((), 0.01), "consequent": ((fuzzy.n_rules, fuzzy.n_consequents), 0.01),
+            "shift": ((fuzzy.n_rules, fuzzy.n_features), 0.01), "gamma": ((hidden,), 0.01), "beta": ((hidden,), 0.01),
         }  # fmt: skip
         return {
             name: nn.Parameter(torch.full(shape, rate).expm1().log())
@@ -193,27 +199,49 @@ class STF2M(nn.Module):
         theta = replace(theta, gamma=code.gamma, beta=code.beta)
         return self._with_head(theta, self.fuzzify(support.clean, theta), support, code.head, code.trust)
 
+    @torch.no_grad()
+    def know(self, known: Knowledge) -> None:
+        """Start anchors, their worth in clips and the metric from the moments of the embedding over meta-train (D-22).
+
+        Own clips correct what is known of people in general; other people's clips only refine it, as one more person would.
+        A prototype of one clip leaves habit * clip / (habit + clip) unknown; a query of someone else adds the person.
+        """
+        habit, person = known.habit / known.clip, known.person / known.clip
+        self.anchor.copy_(known.anchor)
+        others = habit + person
+        self.log_worth.copy_(torch.stack([known.n_persons * (1 + others) / others, 1 / habit]).log())
+        self.log_worth_shift.copy_(-person.log())
+        doubt = torch.stack([1 + habit + person, 1 + habit / (1 + habit)])
+        self.log_metric.copy_((self.log_temperature.exp() / (2 * known.clip * doubt)).log())
+
     def _with_head(
         self, theta: FastWeights, fuzzified: Fuzzified, support: Support, residual: Tensor | float, trust: Tensor
     ) -> FastWeights:
         """Prototype head: W_e = 2 c_e / T + v_e, b_e = -|c_e|^2 / T. Source: Proto-MAML (Triantafillou et al. 2020)."""
         center = self.prototypes(fuzzified.embedding, support, trust)
         temperature = self.log_temperature.exp()
-        weight = 2 * center / temperature + residual
-        return replace(theta, weight=weight, bias=-(center**2).sum(-1) / temperature)
+        metric = self.log_metric[support.own.long()].exp()[:, None] / temperature
+        return replace(theta, weight=2 * metric * center + residual, bias=-(metric * center**2).sum(-1))
 
     def prototypes(self, embedding: Tensor, support: Support, trust: Tensor) -> Tensor:
-        """c_e: weighted mean of the support's embeddings, shrunk to the anchor where the emotion is known.
+        """c_e = (sum_i w_i q_ie e_i + k_e (a_e + s)) / (sum_i w_i q_ie + k_e): posterior means of a two-level Gaussian.
 
-        c_e = (sum_i w_i q_ie e_i + k a_e) / (sum_i w_i q_ie + k), k = 0 for a new emotion. Source: Snell et al. 2017;
-        anchors ours, D-08.
+        a_e is the anchor of a known emotion, k_e its worth in clips (0 for a new emotion), and s the shift of the
+        support's person, shared by all emotions: s = sum_e g_e (m_e - a_e) / (sum_e g_e + v) with m_e the mean of the n_e
+        clips and g_e = n_e k_e / (n_e + k_e); 0 where the query is of someone else. Source: prototypes of Snell et al. 2017;
+        anchors and shift ours, D-08.
         """
         share = support.weight[..., None] * support.target
-        total = share.sum(1)
-        known = self.known[support.classes].to(total.dtype)
-        worth = known * torch.exp(self.log_trust + trust)[:, None]
-        sums = torch.einsum("esw,esd->ewd", share, embedding) + worth[..., None] * self.anchor[support.classes]
-        return sums / (total + worth).clamp(min=1e-8)[..., None]
+        count = share.sum(1)[..., None]
+        mean = torch.einsum("esw,esd->ewd", share, embedding) / count.clamp(min=1e-8)
+        own = support.own[:, None, None].to(mean.dtype)
+        known = self.known[support.classes][..., None].to(mean.dtype)
+        worth = known * torch.exp(self.log_worth[support.own.long()] + trust[:, None])[:, None]
+        anchor = self.anchor[support.classes]
+        certainty = count * worth / (count + worth).clamp(min=1e-8)
+        total = certainty.sum(1, keepdim=True) + self.log_worth_shift.exp()
+        shift = own * (certainty * (mean - anchor)).sum(1, keepdim=True) / total
+        return (count * mean + worth * (anchor + shift)) / (count + worth).clamp(min=1e-8)
 
     def adapt(self, support: Support, n_steps: int, *, second_order: bool = False, conditioned: bool = True,
               differentiable: bool = False) -> list[FastWeights]:  # fmt: skip
@@ -299,8 +327,8 @@ class STF2M(nn.Module):
 
         (episode, clip, label); the anchors stand in for the prototypes and the rules' priors for their labels.
         """
-        temperature = self.log_temperature.exp()
-        logits = (2 * fuzzified.embedding @ self.anchor.T - (self.anchor**2).sum(-1)) / temperature
+        metric = self.log_metric[0].exp() / self.log_temperature.exp()
+        logits = 2 * (fuzzified.embedding * metric) @ self.anchor.T - (metric * self.anchor**2).sum(-1)
         if self.has_rules:
             share = fuzzified.firing @ torch.softmax(self.rules.label_score, -1)
             logits = logits + softplus(self.fuzzy_voice) * torch.log(share + LOG_FLOOR)

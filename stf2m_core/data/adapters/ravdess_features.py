@@ -6,7 +6,6 @@ models trained on these very labels; they are never read.
 
 from __future__ import annotations
 
-import hashlib
 import zipfile
 import zlib
 from pathlib import Path
@@ -16,6 +15,7 @@ import pandas as pd
 
 from stf2m_core.data.manifest_file import Manifest
 from stf2m_core.data.ragged import RaggedViews
+from stf2m_core.data.words import N_CHANNELS, hash_words, words_of
 from stf2m_core.errors import ManifestError
 
 _FEATURES, _INDEX = "features.npz", "index.csv"
@@ -29,7 +29,6 @@ _COLUMNS = (
 _RATE_HZ = 50.0
 _BANDS_PER_NODE = 5
 _SENTENCES = {1: "kids", 2: "dogs"}
-_TEXT_CHANNELS = 16
 
 
 def read(source: Path, manifest: Manifest) -> tuple[pd.DataFrame, dict[str, RaggedViews]]:
@@ -185,29 +184,13 @@ def _visual(arrays: dict[str, np.ndarray], duration: np.ndarray) -> RaggedViews:
 
 def _text(sentences: list[str], duration: np.ndarray) -> RaggedViews:
     """One frame per word, in the middle of an equal share of the clip: nothing says when a word was spoken."""
-    known = {sentence: _hash_words(sentence) for sentence in set(sentences)}
+    known = {sentence: hash_words(words_of(sentence)) for sentence in set(sentences)}
     frames = [known[sentence] for sentence in sentences]
     times = [(np.arange(len(words)) + 0.5) / len(words) * span for words, span in zip(frames, duration, strict=True)]
     return RaggedViews(
         values=np.concatenate(frames)[:, None, :],
         offsets=np.cumsum([0, *(len(words) for words in frames)], dtype=np.int64),
         nodes=("word",),
-        channels=tuple(f"hash{channel:02d}" for channel in range(_TEXT_CHANNELS)),
+        channels=tuple(f"hash{channel:02d}" for channel in range(N_CHANNELS)),
         times=np.concatenate(times).astype(np.float32),
     )
-
-
-def _hash_words(sentence: str) -> np.ndarray:
-    """(word, 16) float32 of unit length: each word's letter trigrams, signed and hashed into 16 channels.
-
-    Source: feature hashing, Weinberger et al. 2009; the hash is SHA-256, so that it is the same everywhere.
-    """
-    words = ["".join(letter for letter in word.lower() if letter.isalnum()) for word in sentence.split()]
-    rows = np.zeros((sum(map(bool, words)), _TEXT_CHANNELS), np.float32)
-    for row, word in zip(rows, filter(None, words), strict=True):
-        padded = f"<{word}>"
-        for start in range(len(padded) - 2):
-            digest = hashlib.sha256(padded[start : start + 3].encode()).digest()
-            row[digest[0] % _TEXT_CHANNELS] += 1.0 if digest[1] % 2 else -1.0
-        row /= max(float(np.linalg.norm(row)), 1e-12)
-    return rows

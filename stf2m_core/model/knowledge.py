@@ -1,0 +1,117 @@
+"""What is known of the emotions before any episode: clips of meta-train go in, closed-form first values come out.
+
+Gradient steps from random weights need thousands of clips to find what a linear discriminant reads off a few hundred.
+So the level path starts as discriminant directions, and anchors and their worth start as the moments of a two-level
+Gaussian: a clip = emotion + person + what this person does with this emotion + clip noise. Source: linear discriminant
+analysis (Fisher 1936), two-covariance model (Brummer & de Villiers 2010); their use as a start is ours, D-22.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """Moments of an embedding over the clips of meta-train, per feature.
+
+    Attributes:
+        anchor: (label, feature) mean of each emotion, every person counting once; zero for a label without clips.
+        clip: (feature,) variance of the clips of one person and emotion.
+        habit: (feature,) variance of what a person does with an emotion, beyond the emotion and the person.
+        person: (feature,) variance of persons.
+        n_persons: persons of meta-train.
+    """
+
+    anchor: Tensor
+    clip: Tensor
+    habit: Tensor
+    person: Tensor
+    n_persons: int
+
+
+def discriminants(moments: Tensor, label: Tensor, person: Tensor, n_directions: int, shrinkage: float = 0.2) -> Tensor:
+    """Directions (moment, direction) that tell emotions apart, then those in which persons differ in an emotion.
+
+    Clips are centred per person; the variance within emotions is 1 along every direction, and the means of persons are
+    uncorrelated between directions. Directions beyond the rank of
+    what is there are zero.
+
+    Args:
+        moments: (clip, moment) standardised.
+        label: (clip,) int64.
+        person: (clip,) int64.
+        n_directions: how many.
+        shrinkage: of the covariance within emotions towards a multiple of the identity.
+    """
+    cells, center, member, _ = _cells(moments.double(), label, person)
+    centred = moments.double() - center[person]
+    emotion = _mean_of_cells(cells - center[:, None], member)
+    within = centred - emotion[label]
+    covariance = within.T @ within / max(1, len(within) - 1)
+    ridge = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
+    variance, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * ridge)
+    whiten = axes / variance.clamp(min=1e-9).sqrt()
+    between = emotion[member.any(0)] @ whiten
+    own = torch.linalg.svd(between - between.mean(0), full_matrices=False).Vh[: len(between) - 1]
+    habits = ((cells - center[:, None] - emotion) @ whiten)[member]
+    habits = habits - habits @ own.T @ own
+    rest = torch.linalg.svd(habits, full_matrices=False).Vh
+    chosen = torch.cat([own, rest])[:n_directions]
+    # turned so that persons differ along single directions: what is kept per direction then tells their covariance
+    persons = (center - center.mean(0)) @ whiten @ chosen.T
+    chosen = torch.linalg.svd(persons, full_matrices=True).Vh @ chosen
+    result = torch.zeros(moments.shape[1], n_directions, dtype=whiten.dtype)
+    result[:, : len(chosen)] = whiten @ chosen.T
+    return result.to(moments.dtype)
+
+
+def knowledge(embedding: Tensor, label: Tensor, person: Tensor, n_labels: int) -> Knowledge:
+    """Means and variance components of an embedding by the method of moments; no variance is below 2 % of the clips'.
+
+    Args:
+        embedding: (clip, feature).
+        label: (clip,) int64.
+        person: (clip,) int64.
+        n_labels: labels of the data set.
+    """
+    values = embedding.double()
+    cells, center, member, count = _cells(values, label, person, n_labels)
+    inside = values - cells[person, label]
+    n_cells = int(member.sum())
+    clip = (inside**2).sum(0) / max(1, len(values) - n_cells)
+    # a feature in which clips hardly differ carries nothing; its variance must not blow it up
+    clip = clip.clamp(min=max(1e-6, 0.25 * float(clip.max())))
+    grand = center.mean(0)
+    anchor = _mean_of_cells(cells - center[:, None], member) + grand
+    per_cell = float(count[member].double().mean())
+    habits = (cells - center[:, None] - anchor + grand)[member]
+    n_free = max(1, n_cells - member.shape[0] - int(member.any(0).sum()) + 1)
+    habit = ((habits**2).sum(0) / n_free - clip / per_cell).clamp(min=0.02 * clip)
+    n_way = float(member.sum(1).double().mean())
+    spread = center.var(0) if len(center) > 1 else torch.zeros_like(clip)
+    person_ = (spread - (habit + clip / per_cell) / n_way).clamp(min=0.02 * clip)
+    anchor = torch.where(member.any(0)[:, None], anchor, torch.zeros_like(anchor))
+    # a few persons say little of each single feature: towards the mean of all features, in units of the clips' variance
+    habit, person_ = (clip * ((1 - s) * v / clip + s * (v / clip).mean()) for v, s in ((habit, 0.2), (person_, 0.3)))
+    return Knowledge(*(t.to(embedding.dtype) for t in (anchor, clip, habit, person_)), n_persons=len(center))
+
+
+def _cells(values: Tensor, label: Tensor, person: Tensor, n_labels: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Means (person, label, feature), their mean per person, which cells have clips, and how many."""
+    n_labels = max(n_labels, int(label.max()) + 1)
+    owner = one_hot(person * n_labels + label, (int(person.max()) + 1) * n_labels).to(values.dtype)
+    count = owner.sum(0)
+    cells = (owner.T @ values / count.clamp(min=1)[:, None]).unflatten(0, (-1, n_labels))
+    count = count.unflatten(0, (-1, n_labels))
+    member = count > 0
+    center = (cells * member[..., None]).sum(1) / member.sum(1, keepdim=True).clamp(min=1)
+    return cells, center, member, count
+
+
+def _mean_of_cells(cells: Tensor, member: Tensor) -> Tensor:
+    return (cells * member[..., None]).sum(0) / member.sum(0).clamp(min=1)[:, None]
