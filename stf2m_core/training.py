@@ -491,8 +491,9 @@ def train(
         checkpoint, history = folder / "checkpoint.safetensors", folder / "history.jsonl"
         if checkpoint.exists():
             trainer.load(checkpoint)
-        lines = [] if trainer.progress.step == 0 else [line for line in read_history(history) if line["step"] < trainer.progress.step
-                 or (line["kind"] == "validation" and line["step"] == trainer.progress.step)]  # fmt: skip
+        step = trainer.progress.step
+        lines = [line for line in read_history(history) if line["step"] < step
+                 or (line["kind"] == "validation" and line["step"] == step > 0)]  # fmt: skip
         write_text(history, "".join(json.dumps(line) + "\n" for line in lines))
         _loop(trainer, folder, lines, validate, progress_bar)
         return _finish(trainer, folder)

@@ -179,12 +179,16 @@ def slow_modality(module, view, clip, centers, width, config):
     mask, times = view.mask[clip], view.times[clip]
     wave = slow_time_features(times, mask.any(1), float(view.duration[clip]), module.step_s)
     state = torch.zeros(*mask.shape, config.hidden, dtype=torch.float64)
-    for t in range(mask.shape[0]):
-        for v in range(mask.shape[1]):
-            if mask[t, v]:
-                state[t, v] = view.values[clip, t, v] @ module.weight[v] + module.place[v]
-                state[t, v] += module.time.weight @ wave[t] + module.time.bias
-    return slow_slots(state + slow_block(module.block, state, mask, config), mask, times, centers, width)
+    level = torch.zeros(mask.shape[1], config.hidden, dtype=torch.float64)
+    for v in range(mask.shape[1]):
+        here = [t for t in range(mask.shape[0]) if mask[t, v]]
+        mean = sum(view.values[clip, t, v] for t in here) / max(1, len(here))
+        for t in here:
+            state[t, v] = (view.values[clip, t, v] - mean) @ module.weight[v] + module.place[v]
+            state[t, v] += module.time.weight @ wave[t] + module.time.bias
+        level[v] = mean @ module.level[v] if here else level[v]
+    result, filled = slow_slots(state + slow_block(module.block, state, mask, config), mask, times, centers, width)
+    return result + level * filled[..., None], filled
 
 
 def slow_read_out(encoder, name, state, mask):
@@ -193,22 +197,36 @@ def slow_read_out(encoder, name, state, mask):
     mean = rows.mean(0)
     deviation = torch.sqrt(((rows - mean) ** 2).mean(0) + 1e-5)
     share = torch.softmax(encoder.attention[name](rows)[:, 0], 0)
-    return encoder.project[name](torch.cat([mean, deviation, share @ rows]))
+    z = encoder.project[name](torch.cat([mean, deviation, share @ rows]))
+    if not encoder.config.node_read_out:
+        return z
+    nodes = [state[mask[:, v], v].mean(0) if mask[:, v].any() else state[0, v] * 0 for v in range(mask.shape[1])]
+    return z + encoder.nodes[name].weight @ torch.cat(nodes)
 
 
-def slow_embed(encoder, normed, residual, mask, gamma, beta):
-    """One clip: z and disagreement."""
+def slow_level(encoder, name, view, clip):
+    """Mean and deviation of every node's channels, standardised, then linear."""
+    mean, deviation = torch.zeros(2, *view.values.shape[2:], dtype=torch.float64)
+    for v in range(view.mask.shape[2]):
+        rows = view.values[clip, view.mask[clip, :, v], v]
+        if len(rows):
+            mean[v], deviation[v] = rows.mean(0), torch.sqrt(((rows - rows.mean(0)) ** 2).mean(0) + 1e-5)
+    path = encoder.level[name]
+    return path.mix.weight @ ((torch.cat([mean, deviation], -1).flatten() - path.shift) / path.scale)
+
+
+def slow_embed(encoder, normed, residual, mask, gamma, beta, level):
+    """One clip: z and disagreement; `level` (modality, feature)."""
     state = (normed * (1 + gamma) + beta + residual) * mask[..., None]
     parts, start = [], 0
     for name, size in zip(encoder.names, encoder.sizes, strict=True):
         nodes = slice(start, start + size)
         if mask[:, nodes].any():
-            parts.append((slow_read_out(encoder, name, state[:, nodes], mask[:, nodes]), encoder.voice[name]))
+            index = encoder.names.index(name)
+            parts.append(slow_read_out(encoder, name, state[:, nodes], mask[:, nodes]) + level[index])
         start += size
-    share = torch.softmax(torch.cat([voice(z) for z, voice in parts]), 0)
-    fused = sum(s * z for s, (z, _) in zip(share, parts, strict=True))
-    disagreement = sum(s * ((z - fused) ** 2).mean() for s, (z, _) in zip(share, parts, strict=True))
-    return layer_norm(encoder.norm, fused), disagreement
+    fused = sum(parts) / len(parts)
+    return fused, sum(((z - fused) ** 2).mean() for z in parts) / len(parts)
 
 
 def slow_clip(encoder, views, clip):
@@ -223,7 +241,8 @@ def slow_clip(encoder, views, clip):
     state = torch.cat([s for s, _ in parts], 1) + (wave @ encoder.time.weight.T + encoder.time.bias)[:, None]
     state = state * mask[..., None]
     zero = torch.zeros(config.hidden, dtype=torch.float64)
-    return slow_embed(encoder, slow_block(encoder.joint, state, mask, config), state, mask, zero, zero)
+    level = [slow_level(encoder, n, views[n], clip) for n in encoder.names]
+    return slow_embed(encoder, slow_block(encoder.joint, state, mask, config), state, mask, zero, zero, level)
 
 
 # Parts against the slow references
@@ -347,8 +366,9 @@ def test_the_joint_graph_links_every_node_to_its_modality_and_to_the_first_node_
     assert torch.equal(encoder.level1["face"].block.spatial.prior, torch.full((3, 3), 1 / 3))
 
 
-def test_the_whole_encoder_is_that_of_a_slow_loop_clip_by_clip():
-    encoder, views = encoder_of(), clips(1.3, 0.6, 4.2)
+@pytest.mark.parametrize("nodes_apart", [False, True])
+def test_the_whole_encoder_is_that_of_a_slow_loop_clip_by_clip(nodes_apart):
+    encoder, views = encoder_of(node_read_out=nodes_apart), clips(1.3, 0.6, 4.2)
     views = changed(views, "voice", mask=views["voice"].mask & torch.tensor([True, False, True])[:, None, None])
     z, disagreement = embedded(encoder, views)
     for clip in range(3):
@@ -365,7 +385,9 @@ def test_film_scales_and_shifts_the_clips_of_its_own_episode_only():
     assert z.shape == (2, 2, 5) and disagreement.shape == (2, 2)
     for clip in range(4):
         tensors = (encoded.normed[clip], encoded.residual[clip], encoded.mask[clip])
-        slow_z, slow_disagreement = slow_embed(encoder, *tensors, gamma[clip // 2], beta[clip // 2])
+        slow_z, slow_disagreement = slow_embed(
+            encoder, *tensors, gamma[clip // 2], beta[clip // 2], encoded.level[clip]
+        )
         torch.testing.assert_close(z[clip // 2, clip % 2], slow_z, rtol=0, atol=1e-7)
         torch.testing.assert_close(disagreement[clip // 2, clip % 2], slow_disagreement, rtol=0, atol=1e-7)
 
@@ -373,7 +395,8 @@ def test_film_scales_and_shifts_the_clips_of_its_own_episode_only():
 def test_the_read_out_in_double_precision_has_the_digits_of_double_precision():
     encoder, views = encoder_of(), clips(1.3, 0.6)
     encoded, zero = encoder(views, Dropout()), torch.zeros(6, dtype=torch.float64)
-    slow = slow_embed(encoder, encoded.normed[0], encoded.residual[0], encoded.mask[0], zero, zero)[0]
+    tensors = (encoded.normed[0], encoded.residual[0], encoded.mask[0])
+    slow = slow_embed(encoder, *tensors, zero, zero, encoded.level[0])[0]
     torch.testing.assert_close(embedded(encoder, views)[0][0], slow, rtol=0, atol=1e-12)
 
 
@@ -618,9 +641,11 @@ def test_the_ablation_without_a_graph_has_as_many_weights_and_mixes_no_nodes(): 
 def test_permuting_the_nodes_with_their_weights_permutes_the_state_and_leaves_the_embedding():  # I-10
     encoder, views = encoder_of({"face": (4, 2)}), clips(1.3, 0.6, shapes={"face": (4, 2)})
     order = torch.tensor([2, 0, 3, 1])
-    per_node = ("source", "target", "level1.face.weight", "level1.face.place")
+    per_node = ("source", "target", "level1.face.weight", "level1.face.place", "level1.face.level")
     other = Encoder({"face": (4, 2)}, STEPS, CONFIG).double()
-    other.load_state_dict({n: t[order] if n.endswith(per_node) else t for n, t in encoder.state_dict().items()})
+    weights = {n: t[order] if n.endswith(per_node) else t for n, t in encoder.state_dict().items()}
+    mix = weights["level.face.mix.weight"].unflatten(1, (4, -1))  # a node's moments lie together
+    other.load_state_dict(weights | {"level.face.mix.weight": mix[:, order].flatten(1)})
     view = views["face"]
     permuted = changed(views, "face", values=view.values[:, :, order], mask=view.mask[:, :, order])
     ours, theirs = other(permuted, Dropout()), encoder(views, Dropout())

@@ -195,31 +195,51 @@ def test_a_line_that_a_crash_cut_short_is_written_anew(processes, whole, pack_pa
     assert_same_run(tmp_path / "run", whole(2))
 
 
+def test_a_resume_before_the_first_checkpoint_says_the_start_only_once(whole, pack_path, tmp_path):
+    run, calls = tmp_path / "run", []
+
+    def cut(*facts):
+        calls.append(1)
+        if len(calls) > 2:  # two settings at the start, then step 2; the first checkpoint is after step 3
+            raise OSError("power cut")
+        return score(*facts)
+
+    def steps_of(kind):
+        lines = map(json.loads, (run / "history.jsonl").read_text().splitlines())
+        return [line["step"] for line in lines if line["kind"] == kind]
+
+    with pytest.raises(OSError, match="power cut"):
+        go(pack_path, run, 3, cut)
+    assert (steps_of("validation"), steps_of("train")) == ([0, 0], [0])
+    assert not (run / "checkpoint.safetensors").exists()
+    go(pack_path, run, 3)
+    assert steps_of("validation") == [step for step in range(0, N_STEPS + 1, 2) for _ in range(2)]
+    assert_same_run(run, whole(3))
+
+
 def test_a_run_that_patience_ended_is_resumed_to_the_same_end(pack_path, tmp_path):
     config = settings(train__checkpoint_every=2, train__validate_every=1, train__patience=2, train__warm_up=0.1)
-    nll = dict(zip(range(1, 10), [5.0, 4.0, 4.5, 3.0, 3.5, 3.6, 1.0, 1.0, 1.0], strict=True))
+    nll = dict(enumerate([6.0, 5.0, 4.0, 4.5, 3.0, 3.5, 3.6, 1.0, 1.0, 1.0]))
 
-    def scripted(stop_at):
+    def scripted(stop_at, first):  # first: the step of the first validation it is asked for
         calls = [0]
 
         def validate(model, data, batch, seed):
+            step = first + calls[0] // 2
             calls[0] += 1
-            step = (calls[0] + 1) // 2 + skipped[0]
             if step == stop_at:
                 raise OSError("power cut")
             return nll[step], 0.5
 
         return validate
 
-    skipped, pack = [0], open_pack(pack_path)
-    whole = train(pack, config, tmp_path / "whole", validate=scripted(None), progress_bar=False)
+    pack = open_pack(pack_path)
+    whole = train(pack, config, tmp_path / "whole", validate=scripted(None, 0), progress_bar=False)
     assert (whole.summary["steps"], whole.summary["best_step"]) == (6, 4)
-    for stop_at, first in ((4, 0), (6, 2)):
-        skipped[0] = first
+    for stop_at, first in ((4, 0), (6, 3)):
         with pytest.raises(OSError, match="power cut"):
-            train(pack, config, tmp_path / "cut", validate=scripted(stop_at), progress_bar=False)
-    skipped[0] = 4
-    train(pack, config, tmp_path / "cut", validate=scripted(None), progress_bar=False)
+            train(pack, config, tmp_path / "cut", validate=scripted(stop_at, first), progress_bar=False)
+    train(pack, config, tmp_path / "cut", validate=scripted(None, 5), progress_bar=False)
     assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 

@@ -107,6 +107,14 @@ def finished(folder, pack):
     return train(pack, settings(), folder / "finished", validate=score, progress_bar=False)
 
 
+def assert_same_tensors(one, other):
+    """Chosen weights, and the last checkpoint: weights, average and optimiser, whatever was chosen."""
+    for name in ("model.safetensors", "checkpoint.safetensors"):
+        tensors, others = load_file(one / name), load_file(other / name)
+        assert tensors.keys() == others.keys()
+        assert all(torch.equal(tensor, others[key]) for key, tensor in tensors.items()), name
+
+
 # --- a run and its history
 
 
@@ -117,14 +125,15 @@ def test_the_history_has_a_line_for_each_step_and_one_for_each_setting_of_a_vali
     assert [line["phase"] for line in steps] == ["prototypes"] + ["first order"] * 3 + ["second order"] * 4
     assert all(math.isfinite(line["loss"]) and 0 <= line["accuracy"] <= 1 for line in steps)
     checks = [line for line in finished.history if line["kind"] == "validation"]
-    assert [(line["step"], line["setting"]) for line in checks] == [(s, t) for s in (2, 4, 6, 8) for t in TITLES]
+    assert [(line["step"], line["setting"]) for line in checks] == [(s, t) for s in (0, 2, 4, 6, 8) for t in TITLES]
+    assert finished.history[:2] == checks[:2]  # before the first step
     assert finished.history == read_history(finished.path / "history.jsonl")
 
 
 def test_a_finished_run_says_what_was_chosen_and_how(finished, pack):
     best = finished.summary["best_step"]
     means = {s: np.mean([x["nll"] for x in finished.history if x["kind"] == "validation" and x["step"] == s])
-             for s in (2, 4, 6, 8)}  # fmt: skip
+             for s in (0, 2, 4, 6, 8)}  # fmt: skip
     assert best == min(means, key=means.get)
     assert finished.summary["best_nll"] == pytest.approx(means[best])
     assert finished.summary["selection"] == "meta-validation NLL, calibrated"
@@ -147,11 +156,14 @@ def test_restart_begins_anew_and_gives_the_same_run(finished, pack, tmp_path):
     train(pack, settings(), tmp_path, validate=score, progress_bar=False, resume="restart")
     for name in ("model.safetensors", "history.jsonl"):
         assert (tmp_path / name).read_bytes() == (finished.path / name).read_bytes(), name
+    assert_same_tensors(tmp_path, finished.path)
 
 
 def test_another_seed_gives_another_run(finished, pack, tmp_path):
     other = train(pack, settings(train__seed=1), tmp_path, validate=score, progress_bar=False)
-    assert other.history[0]["loss"] != finished.history[0]["loss"]
+    for kind, value in (("train", "loss"), ("validation", "nll")):
+        mine, theirs = ([x[value] for x in run.history if x["kind"] == kind][0] for run in (finished, other))
+        assert mine != theirs
 
 
 def test_no_temporary_file_is_left_behind(finished):
@@ -163,32 +175,46 @@ def test_no_temporary_file_is_left_behind(finished):
 
 
 def test_the_weights_that_are_kept_are_those_of_the_best_validation(pack, tmp_path):
-    script = Script(3.0, 1.0, 2.0, 1.5)
+    script = Script(4.0, 3.0, 1.0, 2.0, 1.5)
     run = train(pack, settings(), tmp_path, validate=script, progress_bar=False)
     assert (run.summary["best_step"], run.summary["best_nll"]) == (4, 1.0)
     kept = load_file(tmp_path / "model.safetensors")
-    shown = script.weights[2]  # two settings per validation; the second validation's first
+    shown = script.weights[4]  # two settings per validation; the first setting of the third validation, at step 4
     assert set(kept) == set(shown)
     assert all(torch.equal(kept[name], shown[name]) for name in kept)
     last = script.weights[-1]
     assert not all(torch.equal(kept[name], last[name]) for name in kept)
     model, _, _ = load_model(tmp_path, pack)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
-    assert [line["best"] for line in run.history if line["kind"] == "validation"] == [True] * 4 + [False] * 4
+    assert [line["best"] for line in run.history if line["kind"] == "validation"] == [True] * 6 + [False] * 4
+
+
+def test_the_start_itself_wins_when_every_step_only_makes_it_worse(pack, tmp_path):
+    script = Script(1.0, 2.0, 3.0, 4.0, 5.0)
+    run = train(pack, settings(), tmp_path, validate=script, progress_bar=False)
+    assert (run.summary["best_step"], run.summary["best_nll"], run.summary["steps"]) == (0, 1.0, 8)
+    kept, start = load_file(tmp_path / "model.safetensors"), Trainer(pack, settings()).model.state_dict()
+    assert set(kept) == set(start)
+    assert all(torch.equal(kept[name], start[name]) for name in kept)
+    assert not all(torch.equal(kept[name], script.weights[2][name]) for name in kept)  # at step 2
+    model, _, _ = load_model(tmp_path, pack)
+    assert all(torch.equal(tensor, start[name]) for name, tensor in model.state_dict().items())
+    assert [line["best"] for line in run.history if line["kind"] == "validation"] == [True] * 2 + [False] * 8
 
 
 def test_training_ends_when_patience_is_spent_and_not_before(pack, tmp_path):
     config = settings(train__max_steps=20, train__validate_every=1, train__patience=3, train__warm_up=0.2)
-    script = Script(5, 6, 7, 8, 9, 2, 3, 4, 1, 2, 2, 2)
+    script = Script(4, 5, 6, 7, 8, 9, 2, 3, 4, 1, 2, 2, 2)
     run = train(pack, config, tmp_path, validate=script, progress_bar=False)
-    # steps 1 to 4 belong to the warm-up and cost no patience; the best is at 9, then three without a better one
+    # the start comes first; steps 1 to 4 belong to the warm-up and cost no patience; the best is at 9, then three
+    # without a better one
     assert (run.summary["steps"], run.summary["best_step"]) == (12, 9)
 
 
 def test_validation_asks_the_same_episodes_of_every_setting_every_time(pack, tmp_path):
     script = Script(1.0)
     train(pack, settings(), tmp_path, validate=script, progress_bar=False)
-    assert len(script.calls) == 8
+    assert len(script.calls) == 10  # at 0, 2, 4, 6 and 8
     for number, batch in enumerate(script.calls):
         first = script.calls[number % 2]
         assert all(torch.equal(getattr(batch, f), getattr(first, f)) for f in ("classes", "support", "query"))
@@ -213,8 +239,7 @@ def test_people_of_meta_test_cannot_change_a_run(finished, pack, other_pack, tmp
     assert pack.digest != other_pack.digest
     run = train(other_pack, settings(), tmp_path, validate=score, progress_bar=False)
     assert run.history == finished.history
-    one, other = (load_file(path / "model.safetensors") for path in (finished.path, tmp_path))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_same_tensors(tmp_path, finished.path)
 
 
 def weights(model):
@@ -373,7 +398,7 @@ def half_done(pack, tmp_path):
 
     def stop(*facts):
         seen.append(1)
-        if len(seen) > 2:  # the second validation, after the checkpoint
+        if len(seen) > 4:  # the third validation, at step 4, after the checkpoint
             raise OSError("power cut")
         return 1.0, 0.5
 
@@ -463,7 +488,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_next_call_ends_at_the_same_bits(
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=os.path.dirname(here))
     history = tmp_path / "cut" / "history.jsonl"
     deadline = time.monotonic() + 60
-    while len(read_history(history)) < 6 and child.poll() is None and time.monotonic() < deadline:
+    while len(read_history(history)) < 8 and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     child.send_signal(signal.SIGINT)
     said = child.communicate(timeout=60)[1]
@@ -478,15 +503,31 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_next_call_ends_at_the_same_bits(
         train(pack, settings(train__max_steps=12), tmp_path / name, validate=score, progress_bar=False)
     for name in ("model.safetensors", "history.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    assert_same_tensors(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_ctrl_c_in_the_middle_of_a_step_lets_the_step_end_and_a_second_one_does_not(pack, tmp_path):
-    def once(*facts):
-        signal.raise_signal(signal.SIGINT)
-        return 1.0, 0.5
+    def once_at(number):
+        calls = []
 
-    with pytest.raises(KeyboardInterrupt, match="stopped after 2 steps, saved in .*; the same call continues"):
-        train(pack, settings(episodes=SETTINGS["episodes"][:1]), tmp_path, validate=once, progress_bar=False)
+        def once(*facts):
+            calls.append(1)
+            if len(calls) == number:
+                signal.raise_signal(signal.SIGINT)
+            return 1.0, 0.5
+
+        return once
+
+    config = settings(episodes=SETTINGS["episodes"][:1])
+    for number, steps in ((1, 1), (1, 2)):  # at the validation of the start; then, continued, at that of step 2
+        said = f"stopped after {steps} steps, saved in .*; the same call continues"
+        with pytest.raises(KeyboardInterrupt, match=said):
+            train(pack, config, tmp_path, validate=once_at(number), progress_bar=False)
+    said = "stopped after 2 steps, saved in .*; the same call continues"
+    with pytest.raises(KeyboardInterrupt, match=said):  # the same without a stop at the start
+        train(pack, config, tmp_path, validate=once_at(2), progress_bar=False, resume="restart")
+    checks = [line["step"] for line in read_history(tmp_path / "history.jsonl") if line["kind"] == "validation"]
+    assert checks == [0, 2]
 
     def twice(*facts):
         signal.raise_signal(signal.SIGINT)
@@ -494,5 +535,6 @@ def test_ctrl_c_in_the_middle_of_a_step_lets_the_step_end_and_a_second_one_does_
         return 1.0, 0.5
 
     with pytest.raises(KeyboardInterrupt, match="^$"):
-        train(pack, settings(episodes=SETTINGS["episodes"][:1]), tmp_path, validate=twice, progress_bar=False)
+        train(pack, config, tmp_path, validate=twice, progress_bar=False)
+    assert [line["step"] for line in read_history(tmp_path / "history.jsonl") if line["kind"] == "train"] == [0, 1, 2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -201,9 +201,10 @@ class STF2M(nn.Module):
 
     @torch.no_grad()
     def know(self, known: Knowledge) -> None:
-        """Start anchors, their worth in clips and the metric from the moments of the embedding over meta-train (D-22).
+        """Start anchors, their worth in clips and the metric from the embedding's moments over meta-train (D-22).
 
-        Own clips correct what is known of people in general; other people's clips only refine it, as one more person would.
+        Own clips correct what is known of people in general; other people's clips only refine it, as one more person
+        would.
         A prototype of one clip leaves habit * clip / (habit + clip) unknown; a query of someone else adds the person.
         """
         habit, person = known.habit / known.clip, known.person / known.clip
@@ -227,9 +228,9 @@ class STF2M(nn.Module):
         """c_e = (sum_i w_i q_ie e_i + k_e (a_e + s)) / (sum_i w_i q_ie + k_e): posterior means of a two-level Gaussian.
 
         a_e is the anchor of a known emotion, k_e its worth in clips (0 for a new emotion), and s the shift of the
-        support's person, shared by all emotions: s = sum_e g_e (m_e - a_e) / (sum_e g_e + v) with m_e the mean of the n_e
-        clips and g_e = n_e k_e / (n_e + k_e); 0 where the query is of someone else. Source: prototypes of Snell et al. 2017;
-        anchors and shift ours, D-08.
+        support's person, shared by all emotions: s = sum_e g_e (m_e - a_e) / (sum_e g_e + v), where m_e is the mean of
+        the n_e clips and g_e = n_e k_e / (n_e + k_e); 0 where the query is of someone else. Source: prototypes of Snell
+        et al. 2017; anchors and shift ours, D-08 and D-22.
         """
         share = support.weight[..., None] * support.target
         count = share.sum(1)[..., None]

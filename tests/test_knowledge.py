@@ -1,0 +1,545 @@
+"""What is known before the first step: moments against the Gaussian that made them, prototypes against its posterior."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from stf2m_core.config import EpisodeConfig, RunConfig
+from stf2m_core.data.pack import open_pack, write_pack
+from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
+from stf2m_core.encoding import encode_episodes
+from stf2m_core.episodes import EpisodeSampler, load_episodes, save_episodes, split_subjects
+from stf2m_core.model.encoder import Dropout, LevelPath, moments
+from stf2m_core.model.knowledge import Knowledge, discriminants, knowledge
+from stf2m_core.model.st_f2m import STF2M, Support
+from stf2m_core.shapes import EpisodeBatch, ViewBatch
+from stf2m_core.training import build
+from stf2m_core.views import ResidentViews, standardised
+
+N_LABELS, SIZE = 4, 6
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def world(n_persons, n_labels, n_clips, clip, habit, person, size=SIZE, seed=0):
+    """Clips of the two-level Gaussian: embedding, label, person, and the emotions' means."""
+    clip, habit, person = (torch.as_tensor(v, dtype=torch.float64).expand(size) for v in (clip, habit, person))
+    emotion = 2 * drawn(n_labels, size, seed=seed)
+    cells = emotion + person.sqrt() * drawn(n_persons, 1, size, seed=seed + 1)
+    cells = cells + habit.sqrt() * drawn(n_persons, n_labels, size, seed=seed + 2)
+    clips = cells[:, :, None] + clip.sqrt() * drawn(n_persons, n_labels, n_clips, size, seed=seed + 3)
+    owner, label, _ = torch.meshgrid(*(torch.arange(n) for n in (n_persons, n_labels, n_clips)), indexing="ij")
+    return clips.flatten(0, 2), label.flatten(), owner.flatten(), emotion
+
+
+# --- moments of the two-level Gaussian
+
+
+@pytest.mark.parametrize("n_clips", [2, 5])
+@pytest.mark.parametrize("ratios", [(0.5, 2.0), (2.0, 0.3)])
+def test_the_components_of_a_two_level_gaussian_come_back(n_clips, ratios):
+    clip = torch.tensor([1.0, 1.2, 0.8, 2.0, 1.5, 1.0], dtype=torch.float64)
+    habit, person = (ratio * clip for ratio in ratios)
+    values, label, owner, emotion = world(2000, N_LABELS, n_clips, clip, habit, person)
+    found = knowledge(values, label, owner, N_LABELS)
+    assert found.n_persons == 2000
+    torch.testing.assert_close(found.anchor, emotion, rtol=0, atol=5 * math.sqrt(4 * float(person.max()) / 2000))
+    for name, expected in {"clip": clip, "habit": habit, "person": person}.items():
+        torch.testing.assert_close(getattr(found, name), expected, rtol=0.12, atol=0, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_what_is_not_there_is_two_hundredths_of_the_clips_variance():
+    values, label, owner, _ = world(3, N_LABELS, 400, 1.0, 0.0, 0.0)
+    values = values - values.unflatten(0, (12, 400)).mean(1).repeat_interleave(400, 0)
+    found = knowledge(values, label, owner, N_LABELS)
+    torch.testing.assert_close(found.habit, 0.02 * found.clip)
+    torch.testing.assert_close(found.person, 0.02 * found.clip)
+
+
+def test_single_features_are_drawn_towards_the_mean_ratio_of_all_which_stays():
+    habit = torch.tensor([0.2, 0.4, 0.6, 1.0, 1.4, 2.0], dtype=torch.float64)
+    values, label, owner, _ = world(3000, N_LABELS, 3, 1.0, habit, 2 * habit)
+    found = knowledge(values, label, owner, N_LABELS)
+    torch.testing.assert_close(found.habit, 0.8 * habit + 0.2 * habit.mean(), rtol=0.1, atol=0)
+    torch.testing.assert_close(found.person, 1.4 * habit + 0.6 * habit.mean(), rtol=0.1, atol=0)
+
+
+def test_a_feature_in_which_clips_hardly_differ_is_not_blown_up():
+    clip = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1e-8], dtype=torch.float64)
+    values, label, owner, _ = world(50, N_LABELS, 4, clip, 0.5 * clip, 0.5 * clip)
+    found = knowledge(values, label, owner, N_LABELS)
+    assert float(found.clip[-1]) == pytest.approx(0.25 * float(found.clip.max()))
+
+
+def test_an_emotion_without_clips_has_a_zero_anchor_and_the_others_are_as_if_it_did_not_exist():
+    values, label, owner, _ = world(40, 3, 3, 1.0, 0.5, 0.5)
+    found, more = knowledge(values, label, owner, 3), knowledge(values, label, owner, 5)
+    assert more.anchor.shape == (5, SIZE)
+    assert torch.equal(more.anchor[3:], torch.zeros(2, SIZE, dtype=torch.float64))
+    torch.testing.assert_close(more.anchor[:3], found.anchor)
+    torch.testing.assert_close(more.habit, found.habit)
+    assert float(found.anchor.abs().min()) > 0
+
+
+def test_every_person_counts_once_however_many_clips_they_gave():
+    values, label, owner, _ = world(5, 3, 4, 1.0, 0.5, 4.0)
+    again = torch.cat([torch.arange(len(values)), torch.arange(12).repeat(30)])
+    torch.testing.assert_close(
+        knowledge(values[again], label[again], owner[again], 3).anchor, knowledge(values, label, owner, 3).anchor
+    )
+    assert float((values[again].mean(0) - values.mean(0)).abs().max()) > 0.1, "the person is like the others"
+
+
+@pytest.mark.parametrize("case", ["missing cells", "one person", "one label", "one clip each", "one clip"])
+def test_little_data_gives_finite_positive_moments_and_finite_directions(case):
+    values, label, owner, _ = world(6, N_LABELS, 3, 1.0, 0.5, 0.5)
+    keep = {
+        "missing cells": (label + owner) % 3 != 0,
+        "one person": owner == 0,
+        "one label": label == 0,
+        "one clip each": torch.arange(len(values)) % 3 == 0,
+        "one clip": torch.arange(len(values)) == 0,
+    }[case]
+    facts = values[keep], label[keep], owner[keep]
+    found = knowledge(*facts, N_LABELS)
+    assert bool(torch.isfinite(found.anchor).all())
+    for name in ("clip", "habit", "person"):
+        part = getattr(found, name)
+        assert bool((torch.isfinite(part) & (part > 0)).all()), name
+    assert bool(torch.isfinite(discriminants(*facts, 4)).all())
+
+
+# --- discriminants
+
+
+def within(values, label, owner, directions):
+    """Variance within emotions of the projections, (direction, direction), by loops over persons and emotions."""
+    projected = values @ directions
+    persons, labels = owner.unique(), label.unique()
+    cell = {(int(p), int(e)): projected[(owner == p) & (label == e)].mean(0) for p in persons for e in labels}
+    center = {int(p): torch.stack([cell[int(p), int(e)] for e in labels]).mean(0) for p in persons}
+    emotion = {int(e): torch.stack([cell[int(p), int(e)] - center[int(p)] for p in persons]).mean(0) for e in labels}
+    facts = zip(projected, label, owner, strict=True)
+    rest = torch.stack([row - center[int(p)] - emotion[int(e)] for row, e, p in facts])
+    return rest.T @ rest / (len(rest) - 1), torch.stack(list(center.values()))
+
+
+@pytest.mark.parametrize("n_directions", [2, 5, SIZE])
+def test_directions_have_unit_variance_within_emotions_and_persons_uncorrelated(n_directions):
+    mix = drawn(SIZE, SIZE, seed=9)
+    values, label, owner, _ = world(12, N_LABELS, 5, 1.0, 0.5, 2.0)
+    values = values @ mix
+    directions = discriminants(values, label, owner, n_directions, 0.0)
+    inside, centers = within(values, label, owner, directions)
+    torch.testing.assert_close(inside, torch.eye(n_directions, dtype=torch.float64), rtol=0, atol=1e-8)
+    spread = torch.cov(centers.T)
+    assert float((spread - spread.diagonal().diag()).abs().max()) < 1e-8 * float(spread.diagonal().max())
+    plain = torch.cov(within(values, label, owner, torch.eye(SIZE, dtype=torch.float64))[1].T)
+    assert float((plain - plain.diagonal().diag()).abs().max()) > 0.1, "persons were uncorrelated from the start"
+
+
+def test_shrinkage_keeps_the_variance_within_emotions_near_one():
+    values, label, owner, _ = world(12, N_LABELS, 5, 1.0, 0.5, 2.0)
+    inside, _ = within(values, label, owner, discriminants(values, label, owner, 5, 0.01))
+    torch.testing.assert_close(inside.diagonal(), torch.ones(5, dtype=torch.float64), rtol=0.02, atol=0)
+    strong, _ = within(values @ drawn(SIZE, SIZE), label, owner, discriminants(values @ drawn(SIZE, SIZE), label, owner, 5))
+    assert float((strong.diagonal() - 1).abs().max()) > 0.02, "shrinkage does nothing"
+
+
+def test_the_first_directions_are_those_that_tell_emotions_apart():
+    """Emotions differ in one feature; with two emotions a single direction is asked, whose best is Fisher's."""
+    values, label, owner, _ = world(30, 2, 6, 1.0, 0.0, 4.0)
+    values = (values + torch.eye(SIZE, dtype=torch.float64)[0] * (10.0 * label[:, None])) @ drawn(SIZE, SIZE, seed=4)
+    found = discriminants(values, label, owner, 1, 0.0)[:, 0]
+    inside, _ = within(values, label, owner, torch.eye(SIZE, dtype=torch.float64))
+    center = torch.stack([values[owner == p].mean(0) for p in range(30)])[owner]
+    gap = (values - center)[label == 1].mean(0) - (values - center)[label == 0].mean(0)
+    fisher = torch.linalg.solve(inside, gap)
+    fisher = fisher / torch.sqrt(fisher @ inside @ fisher)
+    torch.testing.assert_close(found * torch.sign(found @ fisher), fisher, rtol=1e-6, atol=1e-8)
+
+
+def test_a_constant_per_person_leaves_the_space_of_the_directions_as_it_was():
+    values, label, owner, _ = world(12, N_LABELS, 5, 1.0, 0.5, 2.0)
+    moved = values + 30 * drawn(12, SIZE, seed=7)[owner]
+    one, other = (discriminants(v, label, owner, 4) for v in (values, moved))
+    torch.testing.assert_close(one @ one.T, other @ other.T, rtol=0, atol=1e-8)
+    shifted = discriminants(values + 30, label, owner, 4)
+    torch.testing.assert_close(shifted.abs(), one.abs(), rtol=0, atol=1e-8)
+    assert float((one @ one.T).abs().max()) > 0.1
+
+
+def test_a_feature_that_never_varies_says_nothing():
+    values, label, owner, _ = world(12, N_LABELS, 5, 1.0, 0.5, 2.0)
+    padded = torch.cat([values[:, :3], torch.full((len(values), 1), 7.0), values[:, 3:]], 1)
+    found = discriminants(padded, label, owner, 5)
+    assert float(found[3].abs().max()) < 1e-9
+    assert float(found.abs().amax(1)[[0, 1, 2, 4, 5, 6]].min()) > 1e-3
+
+
+@pytest.mark.parametrize("n_persons, rank", [(1, N_LABELS - 1), (2, 2 * (N_LABELS - 1)), (3, 3 * (N_LABELS - 1))])
+def test_directions_beyond_the_rank_are_zero(n_persons, rank):
+    """Emotions span labels - 1 directions, habits (persons - 1)(labels - 1) more; nothing else was asked of the data."""
+    values, label, owner, _ = world(n_persons, N_LABELS, 30, 1.0, 0.5, 2.0, size=24)
+    found = discriminants(values, label, owner, 20, 0.0)
+    assert int((found.norm(dim=0) > 1e-9).sum()) == rank
+    assert float(found[:, rank:].abs().max()) == 0
+    inside, _ = within(values, label, owner, found[:, :rank])
+    torch.testing.assert_close(inside, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-8)
+
+
+def test_more_directions_than_moments_leaves_the_rest_zero():
+    values, label, owner, _ = world(12, N_LABELS, 5, 1.0, 0.5, 2.0)
+    found = discriminants(values, label, owner, SIZE + 3, 0.0)
+    assert found.shape == (SIZE, SIZE + 3)
+    assert float(found[:, SIZE:].abs().max()) == 0
+    assert int(torch.linalg.matrix_rank(found)) == SIZE
+
+
+# --- level path
+
+
+def view(n_clips=40, n_frames=7, n_nodes=2, n_channels=3, seed=0):
+    """Random clips; some frames and nodes unseen, and clip 0 without the modality at all."""
+    values = drawn(n_clips, n_frames, n_nodes, n_channels, seed=seed)
+    mask = drawn(n_clips, n_frames, n_nodes, seed=seed + 1) > -0.7
+    mask[:, 0] = True
+    mask[1, :, 0] = False
+    mask[0] = False
+    times = torch.arange(n_frames, dtype=torch.float64).expand(n_clips, -1) / 25
+    return ViewBatch(values, mask, times, torch.full((n_clips,), n_frames / 25, dtype=torch.float64))
+
+
+@pytest.fixture
+def level():
+    path = LevelPath(12, 5).double()
+    path.standardise(moments(view()))
+    with torch.no_grad():
+        path.mix.weight.copy_(drawn(5, 12, seed=8))
+    return path
+
+
+def test_moments_are_mean_and_deviation_over_the_seen_frames():
+    some = view(6)
+    found = moments(some).unflatten(1, (2, 6))
+    for clip in range(6):
+        for node in range(2):
+            seen = some.values[clip, some.mask[clip, :, node], node]
+            expected = torch.zeros(6, dtype=torch.float64)
+            if len(seen):
+                expected = torch.cat([seen.mean(0), torch.sqrt(seen.var(0, correction=0) + 1e-5)])
+            torch.testing.assert_close(found[clip, node], expected, rtol=0, atol=1e-12)
+    assert float(found[1, 0].abs().max()) == 0 < float(found[1, 1].abs().min())
+
+
+def test_a_clip_without_the_modality_adds_nothing(level):
+    said = level(view(), Dropout()).detach()
+    assert torch.equal(said[0], torch.zeros(5, dtype=torch.float64))
+    assert float(said[1:].abs().amax(1).min()) > 0
+
+
+def test_masked_frames_and_more_padding_do_not_matter(level):
+    some = view()
+    garbage = torch.where(some.mask[..., None], some.values, torch.full_like(some.values, 1e8))
+    padded = ViewBatch(*(torch.cat([t, t[:, :3] * 0], 1) for t in (garbage, some.mask, some.times)), some.duration)
+    said = level(some, Dropout())
+    torch.testing.assert_close(level(padded, Dropout()), said, rtol=0, atol=1e-12)
+    changed = dataclasses.replace(some, values=some.values + drawn(*some.values.shape, seed=5))
+    assert float((level(changed, Dropout()) - said).detach().abs().max()) > 0.1
+
+
+def test_standardised_moments_of_meta_train_have_mean_zero_and_deviation_one(level):
+    standard = (moments(view()) - level.shift) / level.scale
+    torch.testing.assert_close(standard.mean(0), torch.zeros(12, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(standard.std(0), torch.ones(12, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+def test_a_moment_that_never_varies_reaches_no_feature():
+    some = view()
+    still = dataclasses.replace(some, values=some.values * torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64))
+    full = dataclasses.replace(still, mask=torch.ones_like(some.mask))
+    path = LevelPath(12, 5).double()
+    path.standardise(moments(full))
+    dead = torch.isinf(path.scale)
+    assert dead.nonzero().flatten().tolist() == [2, 5, 8, 11]
+    loud = dataclasses.replace(full, values=full.values + torch.tensor([0.0, 0.0, 50.0], dtype=torch.float64))
+    said = path(full, Dropout())
+    assert bool(torch.isfinite(said).all())
+    torch.testing.assert_close(path(loud, Dropout()), said, rtol=0, atol=1e-12)
+
+
+# --- prototypes
+
+
+SETTINGS = {
+    "encoder__hidden": 4, "encoder__embedding": SIZE, "fuzzy__n_rules": 3, "fuzzy__n_features": 2, "fuzzy__rank": 1,
+    "fuzzy__n_consequents": 2, "meta_rnn__hidden": 3, "meta_rnn__n_layers": 1, "meta_rnn__task_size": 3,
+    "train__device": "cpu", "train__precision": "float64",
+}  # fmt: skip
+
+
+@pytest.fixture
+def model():
+    """Knows three of four emotions, worth and anchors anywhere."""
+    known = torch.tensor([True, True, False, True])
+    result = STF2M({"audio": (1, 2)}, {"audio": 0.1}, known, RunConfig().replace(**SETTINGS)).double()
+    with torch.no_grad():
+        result.anchor.copy_(drawn(4, SIZE, seed=21))
+        result.log_worth.copy_(drawn(2, SIZE, seed=22))
+        result.log_worth_shift.copy_(drawn(SIZE, seed=23))
+    return result
+
+
+CLASSES = torch.tensor([[0, 2, 3], [3, 1, 0]])
+
+
+def support_of(classes=CLASSES, own=(True, False), n_shot=2, seed=31):
+    """Clips with soft labels and weights; nothing is encoded."""
+    n_episodes, n_way = classes.shape
+    target = torch.softmax(2 * drawn(n_episodes, n_way * n_shot, n_way, seed=seed), -1)
+    weight = torch.rand(target.shape[:2], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return Support(None, None, target, weight, classes, torch.tensor(own), None)
+
+
+def prototypes(model, embedding, support, trust=(0.0, 0.0)):
+    return model.prototypes(embedding, support, torch.tensor(trust, dtype=torch.float64)).detach()
+
+
+def slow_prototypes(model, embedding, support, trust):
+    """The formula of one number at a time."""
+    n_episodes, n_clips, n_way = support.target.shape
+    result = torch.zeros(n_episodes, n_way, SIZE, dtype=torch.float64)
+    for e in range(n_episodes):
+        row = int(support.own[e])
+        for d in range(SIZE):
+            count, mean, worth, start = [], [], [], []
+            for w in range(n_way):
+                label = int(support.classes[e, w])
+                share = [float(support.weight[e, i] * support.target[e, i, w]) for i in range(n_clips)]
+                count.append(sum(share))
+                mean.append(sum(s * float(embedding[e, i, d]) for i, s in enumerate(share)) / count[-1])
+                log_worth = float(model.log_worth[row, d]) + trust[e]
+                worth.append(math.exp(log_worth) if bool(model.known[label]) else 0.0)
+                start.append(float(model.anchor[label, d]))
+            certainty = [n * k / (n + k) for n, k in zip(count, worth, strict=True)]
+            pulled = sum(g * (m - a) for g, m, a in zip(certainty, mean, start, strict=True))
+            shift = pulled / (sum(certainty) + math.exp(float(model.log_worth_shift[d]))) if row else 0.0
+            for w in range(n_way):
+                pull = count[w] * mean[w] + worth[w] * (start[w] + shift)
+                result[e, w, d] = pull / (count[w] + worth[w])
+    return result
+
+
+@pytest.mark.parametrize("own", [(True, True), (False, False), (True, False)])
+def test_prototypes_follow_the_formula_one_number_at_a_time(model, own):
+    embedding, support, trust = drawn(2, 6, SIZE, seed=41), support_of(own=own), (0.7, -0.4)
+    expected = slow_prototypes(model, embedding, support, trust)
+    torch.testing.assert_close(prototypes(model, embedding, support, trust), expected, rtol=0, atol=1e-12)
+
+
+def moves(model, own, constant):
+    embedding, support = drawn(2, 6, SIZE, seed=41), support_of(own=(own, own))
+    return prototypes(model, embedding + constant, support) - prototypes(model, embedding, support)
+
+
+def test_what_a_person_adds_to_every_clip_moves_their_prototypes_with_it(model):
+    constant = drawn(SIZE, seed=51)
+    with torch.no_grad():
+        model.log_worth_shift.fill_(-60.0)
+    torch.testing.assert_close(moves(model, True, constant), constant.expand(2, 3, SIZE), rtol=0, atol=1e-10)
+    with torch.no_grad():
+        model.log_worth_shift.fill_(60.0)
+    without = moves(model, True, constant)
+    known = model.known[CLASSES]
+    share = (without / constant)[known]
+    assert 0 < float(share.min()) and float(share.max()) < 0.95, "a person held to be like all others was followed"
+
+
+def test_with_someone_elses_query_nothing_is_shifted(model):
+    support = support_of(own=(False, False))
+    constant = drawn(SIZE, seed=51)
+    count = (support.weight[..., None] * support.target).sum(1)[..., None]
+    worth = model.known[CLASSES][..., None] * model.log_worth[0].exp()
+    torch.testing.assert_close(moves(model, False, constant), (constant * count / (count + worth)).detach())
+    before = prototypes(model, drawn(2, 6, SIZE), support)
+    with torch.no_grad():
+        model.log_worth_shift.add_(3.0)
+    assert torch.equal(prototypes(model, drawn(2, 6, SIZE), support), before)
+    mine = support_of(own=(True, True))
+    assert not torch.equal(prototypes(model, drawn(2, 6, SIZE), mine), before)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_unknown_emotions_get_plain_means_and_give_the_person_no_shift(model, own):
+    embedding, support = drawn(2, 6, SIZE, seed=41), support_of(own=(own, own))
+    share = support.weight[..., None] * support.target
+    mean = torch.einsum("esw,esd->ewd", share, embedding) / share.sum(1)[..., None]
+    found = prototypes(model, embedding, support)
+    torch.testing.assert_close(found[0, 1], mean[0, 1], rtol=0, atol=1e-12)
+    assert float((found - mean)[model.known[CLASSES]].abs().min()) > 0
+    sharp = dataclasses.replace(support, target=torch.eye(3, dtype=torch.float64).repeat_interleave(2, 0).repeat(2, 1, 1))
+    other = embedding.clone()
+    other[0, 2:4] += 100
+    gap = prototypes(model, other, sharp) - prototypes(model, embedding, sharp)
+    assert torch.equal(gap[0, [0, 2]], torch.zeros(2, SIZE, dtype=torch.float64))
+    torch.testing.assert_close(gap[0, 1], torch.full((SIZE,), 100.0, dtype=torch.float64))
+
+
+def test_renaming_the_classes_permutes_the_prototypes(model):
+    embedding, support, order = drawn(2, 6, SIZE, seed=41), support_of(), torch.tensor([2, 0, 1])
+    clip = (2 * order[:, None] + torch.arange(2)).flatten()
+    renamed = dataclasses.replace(
+        support, target=support.target[:, clip][..., order], weight=support.weight[:, clip], classes=CLASSES[:, order]
+    )
+    plain = prototypes(model, embedding, support)
+    torch.testing.assert_close(prototypes(model, embedding[:, clip], renamed), plain[:, order], rtol=0, atol=1e-12)
+    assert float((plain - plain[:, order]).abs().min(-1).values.max()) > 1e-3
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_more_clips_bring_the_prototypes_closer_to_their_mean(model, own):
+    classes, embedding = torch.tensor([[0, 1, 3]]), drawn(1, 3, SIZE, seed=41)
+    gaps = []
+    for n in (1, 10, 100, 1000):
+        target = torch.eye(3, dtype=torch.float64).repeat(n, 1)[None]
+        weight = torch.ones(1, 3 * n, dtype=torch.float64)
+        support = Support(None, None, target, weight, classes, torch.tensor([own]), None)
+        gaps.append((prototypes(model, embedding.repeat(1, n, 1), support, (0.0,)) - embedding).norm())
+    assert gaps[0] > gaps[1] > gaps[2] > gaps[3]
+    assert float(gaps[3]) < 0.02 < float(gaps[0])
+
+
+# --- from moments to prototypes
+
+
+@pytest.fixture
+def known():
+    clip = torch.tensor([1.0, 0.5, 2.0, 1.0, 3.0, 0.8], dtype=torch.float64)
+    ratio = torch.tensor([0.1, 0.3, 0.5, 1.0, 0.2, 0.7], dtype=torch.float64)
+    return Knowledge(drawn(4, SIZE, seed=61), clip, clip * ratio, clip * (1.3 - ratio), n_persons=20)
+
+
+def test_own_prototypes_are_the_posterior_means_of_the_gaussian_that_was_measured(model, known):
+    """Conditioning the joint normal of all clips and a person's emotion means, feature by feature."""
+    model.know(known)
+    classes = torch.tensor([[0, 1, 3]])
+    clip_class = torch.tensor([0, 0, 0, 1, 2, 2])
+    target = torch.eye(3, dtype=torch.float64)[clip_class][None]
+    support = Support(None, None, target, torch.ones(1, 6, dtype=torch.float64), classes, torch.tensor([True]), None)
+    embedding = drawn(1, 6, SIZE, seed=71)
+    found = prototypes(model, embedding, support, (0.0,))
+    same = (clip_class[:, None] == torch.arange(3)).double()
+    for d in range(SIZE):
+        a, clip, habit, person = known.anchor[classes[0], d], known.clip[d], known.habit[d], known.person[d]
+        of_clips = person + habit * same @ same.T + clip * torch.eye(6, dtype=torch.float64)
+        cross = person + habit * same.T
+        expected = a + cross @ torch.linalg.solve(of_clips, embedding[0, :, d] - a[clip_class])
+        torch.testing.assert_close(found[0, :, d], expected, rtol=0, atol=1e-10)
+
+
+def test_anchors_are_worth_more_beside_other_peoples_clips_than_beside_own(model, known):
+    model.know(known)
+    others, own = model.log_worth.detach().exp()
+    assert bool((others > own).all())
+    torch.testing.assert_close(model.anchor.detach(), known.anchor)
+    # the mean of 20 persons against one clip of one more person: precisions of the emotion's mean
+    total = known.habit + known.person
+    torch.testing.assert_close(others, (known.clip + total) / (total / 20))
+    support = {own: support_of(torch.tensor([[0, 1, 3]]), (own,)) for own in (True, False)}
+    embedding = 5 + drawn(1, 6, SIZE, seed=41)
+    follow = {own: prototypes(model, embedding, some, (0.0,)) - known.anchor[[0, 1, 3]] for own, some in support.items()}
+    assert bool((follow[True] > 2 * follow[False]).all()), "own clips do not correct more than other people's"
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_head_compares_densities_of_a_query_clip(model, known, own):
+    """W . e + b differs between classes as the log-densities do: own prototypes doubt the habit, others' the person too."""
+    model.know(known)
+    support = support_of(torch.tensor([[0, 1, 3]]), (own,))
+    embedding, query = drawn(1, 6, SIZE, seed=41), drawn(SIZE, seed=43)
+    seen = type("Seen", (), {"embedding": embedding})
+    trust = torch.zeros(1, dtype=torch.float64)
+    theta = model._with_head(model.unmodulated(1), seen, support, 0.0, trust)
+    logits = (theta.weight[0] @ query + theta.bias[0]).detach()
+    # what one own clip leaves unknown of a habit, by conditioning two normals
+    left = known.habit - known.habit**2 / (known.habit + known.clip)
+    variance = known.clip + (left if own else known.habit + known.person)
+    center = prototypes(model, embedding, support, (0.0,))[0]
+    density = torch.distributions.Normal(center, variance.sqrt()).log_prob(query).sum(-1)
+    torch.testing.assert_close(logits - logits[0], density - density[0], rtol=0, atol=1e-9)
+
+
+# --- whose query it is, from the sampler to the support
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    clips, views = generate(SynEmoConfig(n_domains=4, n_subjects_per_domain=3, clips_per_class=4))
+    # four sessions of each person
+    clips["group"] = [f"{s}-{i % 4}" for s, i in zip(clips["subject"], clips.groupby("subject").cumcount(), strict=True)]
+    return open_pack(write_pack(tmp_path_factory.mktemp("knowledge") / "pack", clips, views, LABELS, name="tiny"))
+
+
+def episodes(pack, regime, n=4):
+    config = RunConfig().replace(split__n_val_subjects=3, **SETTINGS)
+    kind = EpisodeConfig(regime=regime, n_way=2, n_shot=1, n_query=1)
+    splits = split_subjects(pack, config.split)
+    return EpisodeSampler(pack, splits, "meta_train", kind, 0).sample(0, n), kind, splits, config
+
+
+@pytest.mark.parametrize("regime, own", [("P", True), ("D", False)])
+def test_an_episode_says_whether_its_query_is_of_the_supports_person_wherever_it_goes(pack, tmp_path, regime, own):
+    batch, kind, *_ = episodes(pack, regime)
+    assert batch.own.dtype == torch.bool
+    assert batch.own.tolist() == [own] * 4
+    person = pack.clips["subject"].to_numpy(str)
+    for i in range(4):
+        same = set(person[batch.support[i].flatten()]) == set(person[batch.query[i]])
+        assert same is own
+    assert batch.to("cpu").own.tolist() == [own] * 4
+    assert batch[1:3].own.tolist() == [own] * 2
+    again = load_episodes(save_episodes(tmp_path / "episodes.json", batch, pack, kind), pack)
+    assert again.own.dtype == torch.bool
+    assert again.own.tolist() == [own] * 4
+
+
+def test_episodes_of_both_kinds_keep_their_order_in_slices_and_files(pack, tmp_path):
+    batch, kind, *_ = episodes(pack, "P")
+    mixed = dataclasses.replace(batch, own=torch.tensor([True, False, False, True]))
+    assert mixed[2:].own.tolist() == [False, True]
+    again = load_episodes(save_episodes(tmp_path / "episodes.json", mixed, pack, kind), pack)
+    assert again.to("cpu").own.tolist() == [True, False, False, True]
+    told = EpisodeBatch(batch.ids, batch.classes, batch.support, batch.query, batch.query_label)
+    assert told.own.tolist() == [False] * 4
+
+
+def test_the_encoded_support_knows_whose_query_it_is_and_answers_by_it(pack):
+    batch, _, splits, config = episodes(pack, "P", 2)
+    data = ResidentViews(pack, config.views, "cpu")
+    model = build(data, splits, config)
+    said = {}
+    for own in (True, False):
+        some = dataclasses.replace(batch, own=torch.tensor([own, own]))
+        support = encode_episodes(model, data, some, seed=0, stream="test").support
+        assert support.own.tolist() == [own, own]
+        said[own] = model.start(support).weight.detach()
+    assert float((said[True] - said[False]).abs().max()) > 1e-3
+
+
+def test_a_fresh_model_starts_from_the_moments_of_meta_train(pack):
+    _, _, splits, config = episodes(pack, "P", 2)
+    data = ResidentViews(pack, config.views, "cpu")
+    model = build(data, splits, config)
+    rows = torch.from_numpy(splits.rows["meta_train"])
+    views = {name: standardised(data.gather(rows), data.training_statistics(rows), 1)[name] for name in data.shapes}
+    for name, some in views.items():
+        path = model.encoder.level[name]
+        standard = (moments(some).double() - path.shift) / path.scale
+        varies = torch.isfinite(path.scale)
+        assert int(varies.sum()) > 0
+        torch.testing.assert_close(standard.mean(0), torch.zeros_like(path.shift), rtol=0, atol=1e-4)
+        torch.testing.assert_close(standard[:, varies].std(0), torch.ones_like(path.shift[varies]), rtol=1e-3, atol=0)
