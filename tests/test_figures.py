@@ -141,6 +141,10 @@ def factor_scores(readers):
             for factor in FEW for reader, mean in means.items()]  # fmt: skip
 
 
+CONDITIONS, EMOTIONS = ("voice", "face"), ("anger", "happy", "neutral")
+VOTES = np.random.default_rng(0).integers(1, 9, (40, 2, 3))
+
+
 def recording_case(words=("is", "it"), video=True, sound=True, n_frames=50):
     """Two seconds with everything that the front end makes, drawn instead of decoded."""
     generator = np.random.default_rng(3)
@@ -201,6 +205,10 @@ CASES = {
     "fusion, many": lambda: (figures.fusion, (fusion_scores(LONG),), {}),
     "factors": lambda: (figures.factors, (factor_scores(("full model", "text hidden")),), {}),
     "factors, many": lambda: (figures.factors, (factor_scores(LONG[:9]),), {}),
+    "agreement": lambda: (figures.agreement, (VOTES, CONDITIONS, EMOTIONS), {}),
+    "taken_for": lambda: (figures.taken_for, (np.full((2, 3, 3), 1 / 3), CONDITIONS, EMOTIONS), {}),
+    "face_graph": lambda: (figures.face_graph, (np.random.default_rng(0).random((2, 5, 2)), [(0, 1), (1, 4), (2, 3)],
+                                                ("a face", "another")), {}),
     "recording": lambda: recording_case(),
     "recording, many words": lambda: recording_case("somebody said something extraordinarily long here".split() * 6),
     "recording, sound alone": lambda: recording_case(video=False, words=()),

@@ -1,4 +1,4 @@
-"""What is known before the first step: moments against the Gaussian that made them, prototypes against its posterior."""
+"""What is known before the first step: moments against the Gaussian that made them, prototypes against posteriors."""
 
 import dataclasses
 import math
@@ -40,7 +40,7 @@ def world(n_persons, n_labels, n_clips, clip, habit, person, size=SIZE, seed=0):
 
 
 @pytest.mark.parametrize("n_clips", [2, 5])
-@pytest.mark.parametrize("ratios", [(0.5, 2.0), (2.0, 0.3)])
+@pytest.mark.parametrize("ratios", [(0.5, 2.0), (2.0, 1.0)])
 def test_the_components_of_a_two_level_gaussian_come_back(n_clips, ratios):
     clip = torch.tensor([1.0, 1.2, 0.8, 2.0, 1.5, 1.0], dtype=torch.float64)
     habit, person = (ratio * clip for ratio in ratios)
@@ -113,6 +113,20 @@ def test_little_data_gives_finite_positive_moments_and_finite_directions(case):
     assert bool(torch.isfinite(discriminants(*facts, 4)).all())
 
 
+@pytest.mark.xfail(strict=True, reason="a person's centre is taken over the emotions they showed, which then differ")
+def test_anchors_and_components_do_not_depend_on_who_showed_which_emotion():
+    """Half of all (person, emotion) cells are empty, at random; the Gaussian stays the same."""
+    values, label, owner, emotion = world(1500, N_LABELS, 3, 1.0, 0.3, 1.0)
+    cells = torch.rand(1500, N_LABELS, generator=torch.Generator().manual_seed(3)) < 0.5
+    cells[:, 0] |= ~cells.any(1)
+    keep = cells[owner, label]
+    found = knowledge(values[keep], label[keep], owner[keep], N_LABELS)
+    gaps = [part - part.mean(0) for part in (found.anchor, emotion)]
+    torch.testing.assert_close(gaps[0], gaps[1], rtol=0, atol=0.2)
+    torch.testing.assert_close(found.habit, torch.full((SIZE,), 0.3, dtype=torch.float64), rtol=0.3, atol=0)
+    torch.testing.assert_close(found.person, torch.ones(SIZE, dtype=torch.float64), rtol=0.3, atol=0)
+
+
 # --- discriminants
 
 
@@ -146,7 +160,8 @@ def test_shrinkage_keeps_the_variance_within_emotions_near_one():
     values, label, owner, _ = world(12, N_LABELS, 5, 1.0, 0.5, 2.0)
     inside, _ = within(values, label, owner, discriminants(values, label, owner, 5, 0.01))
     torch.testing.assert_close(inside.diagonal(), torch.ones(5, dtype=torch.float64), rtol=0.02, atol=0)
-    strong, _ = within(values @ drawn(SIZE, SIZE), label, owner, discriminants(values @ drawn(SIZE, SIZE), label, owner, 5))
+    mixed = values @ drawn(SIZE, SIZE)
+    strong, _ = within(mixed, label, owner, discriminants(mixed, label, owner, 5))
     assert float((strong.diagonal() - 1).abs().max()) > 0.02, "shrinkage does nothing"
 
 
@@ -183,11 +198,11 @@ def test_a_feature_that_never_varies_says_nothing():
 
 @pytest.mark.parametrize("n_persons, rank", [(1, N_LABELS - 1), (2, 2 * (N_LABELS - 1)), (3, 3 * (N_LABELS - 1))])
 def test_directions_beyond_the_rank_are_zero(n_persons, rank):
-    """Emotions span labels - 1 directions, habits (persons - 1)(labels - 1) more; nothing else was asked of the data."""
+    """Emotions span labels - 1 directions, habits (persons - 1)(labels - 1) more; nothing else is there."""
     values, label, owner, _ = world(n_persons, N_LABELS, 30, 1.0, 0.5, 2.0, size=24)
     found = discriminants(values, label, owner, 20, 0.0)
     assert int((found.norm(dim=0) > 1e-9).sum()) == rank
-    assert float(found[:, rank:].abs().max()) == 0
+    assert float(found[:, rank:].abs().max()) < 1e-9
     inside, _ = within(values, label, owner, found[:, :rank])
     torch.testing.assert_close(inside, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-8)
 
@@ -196,7 +211,7 @@ def test_more_directions_than_moments_leaves_the_rest_zero():
     values, label, owner, _ = world(12, N_LABELS, 5, 1.0, 0.5, 2.0)
     found = discriminants(values, label, owner, SIZE + 3, 0.0)
     assert found.shape == (SIZE, SIZE + 3)
-    assert float(found[:, SIZE:].abs().max()) == 0
+    assert float(found[:, SIZE:].abs().max()) < 1e-9
     assert int(torch.linalg.matrix_rank(found)) == SIZE
 
 
@@ -311,6 +326,7 @@ def prototypes(model, embedding, support, trust=(0.0, 0.0)):
 
 def slow_prototypes(model, embedding, support, trust):
     """The formula of one number at a time."""
+    log_worth, log_shift = model.log_worth.detach(), model.log_worth_shift.detach()
     n_episodes, n_clips, n_way = support.target.shape
     result = torch.zeros(n_episodes, n_way, SIZE, dtype=torch.float64)
     for e in range(n_episodes):
@@ -322,12 +338,11 @@ def slow_prototypes(model, embedding, support, trust):
                 share = [float(support.weight[e, i] * support.target[e, i, w]) for i in range(n_clips)]
                 count.append(sum(share))
                 mean.append(sum(s * float(embedding[e, i, d]) for i, s in enumerate(share)) / count[-1])
-                log_worth = float(model.log_worth[row, d]) + trust[e]
-                worth.append(math.exp(log_worth) if bool(model.known[label]) else 0.0)
-                start.append(float(model.anchor[label, d]))
+                worth.append(math.exp(float(log_worth[row, d]) + trust[e]) if bool(model.known[label]) else 0.0)
+                start.append(float(model.anchor.detach()[label, d]))
             certainty = [n * k / (n + k) for n, k in zip(count, worth, strict=True)]
             pulled = sum(g * (m - a) for g, m, a in zip(certainty, mean, start, strict=True))
-            shift = pulled / (sum(certainty) + math.exp(float(model.log_worth_shift[d]))) if row else 0.0
+            shift = pulled / (sum(certainty) + math.exp(float(log_shift[d]))) if row else 0.0
             for w in range(n_way):
                 pull = count[w] * mean[w] + worth[w] * (start[w] + shift)
                 result[e, w, d] = pull / (count[w] + worth[w])
@@ -381,7 +396,8 @@ def test_unknown_emotions_get_plain_means_and_give_the_person_no_shift(model, ow
     found = prototypes(model, embedding, support)
     torch.testing.assert_close(found[0, 1], mean[0, 1], rtol=0, atol=1e-12)
     assert float((found - mean)[model.known[CLASSES]].abs().min()) > 0
-    sharp = dataclasses.replace(support, target=torch.eye(3, dtype=torch.float64).repeat_interleave(2, 0).repeat(2, 1, 1))
+    hard = torch.eye(3, dtype=torch.float64).repeat_interleave(2, 0).repeat(2, 1, 1)
+    sharp = dataclasses.replace(support, target=hard)
     other = embedding.clone()
     other[0, 2:4] += 100
     gap = prototypes(model, other, sharp) - prototypes(model, embedding, sharp)
@@ -451,13 +467,14 @@ def test_anchors_are_worth_more_beside_other_peoples_clips_than_beside_own(model
     torch.testing.assert_close(others, (known.clip + total) / (total / 20))
     support = {own: support_of(torch.tensor([[0, 1, 3]]), (own,)) for own in (True, False)}
     embedding = 5 + drawn(1, 6, SIZE, seed=41)
-    follow = {own: prototypes(model, embedding, some, (0.0,)) - known.anchor[[0, 1, 3]] for own, some in support.items()}
+    start = known.anchor[[0, 1, 3]]
+    follow = {own: prototypes(model, embedding, some, (0.0,)) - start for own, some in support.items()}
     assert bool((follow[True] > 2 * follow[False]).all()), "own clips do not correct more than other people's"
 
 
 @pytest.mark.parametrize("own", [True, False])
 def test_the_head_compares_densities_of_a_query_clip(model, known, own):
-    """W . e + b differs between classes as the log-densities do: own prototypes doubt the habit, others' the person too."""
+    """W . e + b differs between classes as log-densities do; own prototypes doubt the habit, others' the person too."""
     model.know(known)
     support = support_of(torch.tensor([[0, 1, 3]]), (own,))
     embedding, query = drawn(1, 6, SIZE, seed=41), drawn(SIZE, seed=43)
@@ -480,7 +497,8 @@ def test_the_head_compares_densities_of_a_query_clip(model, known, own):
 def pack(tmp_path_factory):
     clips, views = generate(SynEmoConfig(n_domains=4, n_subjects_per_domain=3, clips_per_class=4))
     # four sessions of each person
-    clips["group"] = [f"{s}-{i % 4}" for s, i in zip(clips["subject"], clips.groupby("subject").cumcount(), strict=True)]
+    session = clips.groupby("subject").cumcount() % 4
+    clips["group"] = clips["subject"].astype(str) + "-" + session.astype(str)
     return open_pack(write_pack(tmp_path_factory.mktemp("knowledge") / "pack", clips, views, LABELS, name="tiny"))
 
 

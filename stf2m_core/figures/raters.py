@@ -107,7 +107,7 @@ def taken_for(shares: Any, conditions: Sequence[str], emotions: Sequence[str]) -
         axis.set_title(f"rated from: {short(condition)}", fontsize=9.5)
         for row, column in np.argwhere(part >= 0.095):
             colour = "white" if part[row, column] > 0.55 else INK
-            axis.text(column, row, f"{100 * part[row, column]:.0f}", ha="center", va="center", fontsize=8, color=colour)
+            axis.text(column, row, f"{100 * part[row, column]:.0f}", ha="center", va="center", fontsize=9, color=colour)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylabel("the actor was asked for", color=SOFT)
     axes[len(axes) // 2].set_xlabel("raters chose", color=SOFT)
@@ -144,6 +144,8 @@ def face_graph(points: Any, edges: Any, titles: Sequence[str] = ()) -> Figure:
         axis.plot(lines[..., 0].T, lines[..., 1].T, color=BLUE, linewidth=1.1, alpha=0.75)
         axis.scatter(face[:, 0], face[:, 1], s=7, color=INK, zorder=3, linewidths=0)
         axis.set_aspect("equal")
+        axis.set_xticks([])
+        axis.set_yticks([])
         axis.axis("off")
         if titles:
             axis.set_title(short(titles[number], 30), fontsize=9.5, loc="center")

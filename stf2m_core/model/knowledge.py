@@ -57,11 +57,10 @@ def discriminants(moments: Tensor, label: Tensor, person: Tensor, n_directions: 
     variance, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * ridge)
     whiten = axes / variance.clamp(min=1e-9).sqrt()
     between = emotion[member.any(0)] @ whiten
-    own = torch.linalg.svd(between - between.mean(0), full_matrices=False).Vh[: len(between) - 1]
+    own = _row_space(between - between.mean(0))
     habits = ((cells - center[:, None] - emotion) @ whiten)[member]
     habits = habits - habits @ own.T @ own
-    rest = torch.linalg.svd(habits, full_matrices=False).Vh
-    chosen = torch.cat([own, rest])[:n_directions]
+    chosen = torch.cat([own, _row_space(habits)])[:n_directions]
     # turned so that persons differ along single directions: what is kept per direction then tells their covariance
     persons = (center - center.mean(0)) @ whiten @ chosen.T
     chosen = torch.linalg.svd(persons, full_matrices=True).Vh @ chosen
@@ -111,6 +110,12 @@ def _cells(values: Tensor, label: Tensor, person: Tensor, n_labels: int = 0) -> 
     member = count > 0
     center = (cells * member[..., None]).sum(1) / member.sum(1, keepdim=True).clamp(min=1)
     return cells, center, member, count
+
+
+def _row_space(rows: Tensor) -> Tensor:
+    """(rank, feature) orthonormal, the direction of most variance first."""
+    _, size, axes = torch.linalg.svd(rows, full_matrices=False)
+    return axes[size > 1e-8 * size.max().clamp(min=1e-300)]
 
 
 def _mean_of_cells(cells: Tensor, member: Tensor) -> Tensor:
