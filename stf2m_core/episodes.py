@@ -346,9 +346,10 @@ def load_episodes(path: str | os.PathLike[str], pack: Pack) -> EpisodeBatch:
             torch.tensor(_looked_up(names, table, path), dtype=torch.int64)
             for names, table in zip(lists, tables, strict=True)
         ]
+        own = torch.tensor(content["own"], dtype=torch.bool)
     except (TypeError, ValueError) as error:
         raise EpisodeError(f"ragged or not numbers: {error}", expected="rectangular lists", where=str(path)) from error
-    batch = EpisodeBatch(*tensors, torch.tensor(content["own"], dtype=torch.bool))
+    batch = EpisodeBatch(*tensors, own)
     _check_shapes(batch, path)
     return batch
 
@@ -370,6 +371,8 @@ def _check_shapes(batch: EpisodeBatch, path: str | os.PathLike[str]) -> None:
     if not all(good) or shapes[0][1] != shapes[1][1] or shapes[2] != shapes[3]:
         raise EpisodeError(f"shapes {shapes} for {n} episodes", where=str(path), expected="(episode, way), "
                            "(episode, way, shot), (episode, query), (episode, query)")  # fmt: skip
+    if batch.own.shape != (n,):
+        raise EpisodeError(f"own of shape {tuple(batch.own.shape)}", expected=f"({n},)", where=str(path))
     low, high = int(batch.query_label.min()), int(batch.query_label.max())
     if low < 0 or high >= shapes[0][1]:
         raise EpisodeError(f"query labels from {low} to {high}", expected=f"0 to {shapes[0][1] - 1}", where=str(path))

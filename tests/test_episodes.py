@@ -564,6 +564,12 @@ def test_what_is_no_episode_list_is_refused(pack, tmp_path, text, expected):
         load_episodes(path, pack)
 
 
+@pytest.mark.parametrize("own, expected", [(["yes", "no"], "not numbers"), ([True], r"own of shape \(1,\); expected")])
+def test_an_episode_list_that_says_badly_whose_clips_they_are_is_refused(pack, saved, own, expected):
+    with pytest.raises(EpisodeError, match=expected):
+        load_episodes(changed(saved[0], own=own), pack)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
