@@ -210,7 +210,6 @@ def test_directions_beyond_the_rank_are_zero(n_persons, rank):
     torch.testing.assert_close(inside, torch.eye(rank, dtype=torch.float64), rtol=0, atol=1e-8)
 
 
-@pytest.mark.xfail(strict=True, reason="habits left after projection are rounding errors, yet taken as directions")
 def test_emotions_that_span_all_moments_leave_no_direction_to_habits():
     values, label, owner, _ = world(12, N_LABELS, 5, 1.0, 0.5, 2.0, size=3)
     found = discriminants(values, label, owner, 5, 0.0)

@@ -20,8 +20,8 @@ from typing import IO
 from stf2m_core.errors import ManifestError
 
 _DAMAGES = (
-    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError,
-    NotImplementedError,
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError,
+    RuntimeError,  # a password or a method of compression that zipfile does not know
 )  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def synthetic_votes(n_actors: int = 20, n_clips: int = 30, seed: int = 0) -> Vot
     actor = np.repeat(1001 + np.arange(n_actors), n_clips).astype(np.int16)
     names = np.array([f"{a}_X{i:02d}" for a, i in zip(actor, np.tile(np.arange(n_clips), n_actors), strict=True)])
     return Votes(clip_id=names, counts=counts, levels=levels.astype(np.float32), intended=intended.astype(np.int8),
-                 actor=actor, sentence=np.full(n, "XXX"), level=np.full(n, "XX"))  # fmt: skip
+                 actor=actor, sentence=np.full(n, "SYN"), level=np.full(n, "XX"))  # fmt: skip
 
 
 def _softmax(score: np.ndarray) -> np.ndarray:

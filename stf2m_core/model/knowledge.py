@@ -57,10 +57,11 @@ def discriminants(moments: Tensor, label: Tensor, person: Tensor, n_directions: 
     variance, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * ridge)
     whiten = axes / variance.clamp(min=1e-9).sqrt()
     between = emotion[member.any(0)] @ whiten
-    own = _row_space(between - between.mean(0))
+    own = _row_space(between - between.mean(0), float(between.norm()))
     habits = ((cells - center[:, None] - emotion) @ whiten)[member]
+    size = float(habits.norm())  # before the projection: what it leaves of nothing is rounding
     habits = habits - habits @ own.T @ own
-    chosen = torch.cat([own, _row_space(habits)])[:n_directions]
+    chosen = torch.cat([own, _row_space(habits, size)])[:n_directions]
     # turned so that persons differ along single directions: what is kept per direction then tells their covariance
     persons = (center - center.mean(0)) @ whiten @ chosen.T
     chosen = torch.linalg.svd(persons, full_matrices=True).Vh @ chosen
@@ -112,10 +113,10 @@ def _cells(values: Tensor, label: Tensor, person: Tensor, n_labels: int = 0) -> 
     return cells, center, member, count
 
 
-def _row_space(rows: Tensor) -> Tensor:
-    """(rank, feature) orthonormal, the direction of most variance first."""
-    _, size, axes = torch.linalg.svd(rows, full_matrices=False)
-    return axes[size > 1e-8 * size.max().clamp(min=1e-300)]
+def _row_space(rows: Tensor, size: float) -> Tensor:
+    """(rank, feature) orthonormal, the direction of most variance first; below 1e-8 of `size` is rounding."""
+    _, strength, axes = torch.linalg.svd(rows, full_matrices=False)
+    return axes[strength > 1e-8 * size]
 
 
 def _mean_of_cells(cells: Tensor, member: Tensor) -> Tensor:
