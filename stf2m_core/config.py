@@ -27,7 +27,7 @@ def _refuse(condition: bool, what: str, expected: str, where: str) -> None:
         raise ConfigError(what, expected=expected, where=where)
 
 
-def at_least(default: float, least: float) -> Any:
+def at_least(default: float | None, least: float) -> Any:
     """A number from `least` on."""
     return field(default=default, metadata={"expected": f"at least {least}", "holds": lambda x: x >= least})
 
@@ -59,7 +59,7 @@ class _Settings:
             object.__setattr__(self, item.name, value)
             wrong = isinstance(value, float) and not math.isfinite(value)
             _refuse(wrong, f"{item.name} = {value}", "a finite number", where)
-            if "holds" in item.metadata:
+            if "holds" in item.metadata and value is not None:
                 wrong = not item.metadata["holds"](value)
                 _refuse(wrong, f"{item.name} = {value}", item.metadata["expected"], where)
 
@@ -74,8 +74,8 @@ class ViewConfig(_Settings):
     """Grid step in seconds; a modality sampled more coarsely keeps its own frames."""
     normalise: Literal["support", "global", "none"] = "support"
     """Which statistics standardise the values (METHOD, 'Support-anchored normalisation')."""
-    shrinkage: float = at_least(5.0, 0)
-    """Weight of the meta-train statistics, in clips."""
+    shrinkage: float | None = at_least(None, 0)
+    """Weight of the meta-train statistics, in clips; None: as the clips of meta-train say, per node and channel."""
 
 
 
@@ -267,8 +267,12 @@ class InnerConfig(_Settings):
     """Inner steps while training."""
     steps_test: int = at_least(5, 0)
     """Inner steps at meta-test."""
+    rate: float = more_than(0.1, 0)
+    """Learning rate that fast weights start from, a tenth of it for the head's bias; the outer loop learns the rest."""
     fast: tuple[Literal["head", "fuzzy", "film"], ...] = ("head", "fuzzy", "film")
     """Groups of weights that adapt."""
+    left_out: bool = True
+    """No support clip votes for itself in the inner loss; False: it does (ablation)."""
     n_views: int = at_least(1, 0)
     """Random views of each support clip in the inner loss; 0: the clean clips (ablation)."""
     modality_drop: float = between(0.3, 0, 1)
@@ -300,8 +304,10 @@ class TrainConfig(_Settings):
     the noise are then per chunk."""
     max_steps: int = at_least(300, 1)
     """Outer steps."""
+    start: float = between(0.0, 0, 1)
+    """Share of steps, before all others, in which the encoder learns to name the emotions of meta-train outright."""
     warm_up: float = between(0.1, 0, 1)
-    """Share of steps with prototypes only (no inner step)."""
+    """Share of steps, after the start, with prototypes only (no inner step)."""
     first_order: float = between(0.3, 0, 1)
     """Share of steps, after the warm-up, with first-order gradients; second order after that."""
     second_order: bool = True

@@ -23,6 +23,9 @@ from stf2m_core.views import (
     without,
 )
 
+STATISTICS = ("shift", "scale", "worth")
+"""What `Statistics` holds, in its order; with a modality's name each is a buffer of the model."""
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -34,6 +37,7 @@ class Encoding:
         target: (episode, query, way) label distributions.
         weight: (episode, query) how much each query counts.
         label_target: (episode, query, label) distributions over all labels of the data set.
+        support_label_target: (episode, way * shot, label) the same of the support.
         has_votes: whether the labels are distributions already.
     """
 
@@ -42,6 +46,7 @@ class Encoding:
     target: Tensor
     weight: Tensor
     label_target: Tensor
+    support_label_target: Tensor
     has_votes: bool = False
 
 
@@ -99,22 +104,21 @@ def encode_episodes(
     kept = _kept_rules(ids, model, disturbance, seed, stream, rows)
     support = Support(own, views, target, weight, batch.classes, batch.own, order, kept)
     rest = encoded.select(slice(n_support * (1 + n_views), None), n_episodes)
-    label_target = data.soft_labels[batch.query].to(model.anchor.dtype)
-    return Encoding(support, rest, query_target, query_weight, label_target, data.has_votes)
+    labels = (data.soft_labels[some].to(model.anchor.dtype) for some in (batch.query, rows))
+    return Encoding(support, rest, query_target, query_weight, *labels, data.has_votes)
 
 
 def model_statistics(model: STF2M) -> Statistics:
     """The meta-train statistics that travel with the weights."""
     names = model.encoder.names
-    shift = {name: getattr(model, f"shift_{name}") for name in names}
-    return Statistics(shift, {name: getattr(model, f"scale_{name}") for name in names})
+    return Statistics(*({name: getattr(model, f"{kind}_{name}") for name in names} for kind in STATISTICS))
 
 
 def set_statistics(model: STF2M, statistics: Statistics) -> None:
     """Store the meta-train statistics with the weights."""
-    for name in model.encoder.names:
-        getattr(model, f"shift_{name}").copy_(statistics.shift[name])
-        getattr(model, f"scale_{name}").copy_(statistics.scale[name])
+    for kind in STATISTICS:
+        for name, value in getattr(statistics, kind).items():
+            getattr(model, f"{kind}_{name}").copy_(value)
 
 
 def _views(

@@ -22,7 +22,7 @@ from stf2m_core.errors import RunError
 from stf2m_core.model.st_f2m import STF2M
 from stf2m_core.results import Record, episode_digest, leak_audit, provenance
 from stf2m_core.shapes import EpisodeBatch
-from stf2m_core.training import cpu_threads, load_model
+from stf2m_core.training import Validation, cpu_threads, load_model
 from stf2m_core.views import ResidentViews
 
 CONTROLS = {"nearest-prototype": NearestPrototype, "ridge-prototype": RidgePrototype}
@@ -85,15 +85,16 @@ def _answer(
     return Answers(said[-1], said[0], prototype, torch.stack(said) if whole else None)
 
 
-def score(model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int) -> tuple[float, float]:
-    """Calibrated NLL and accuracy after adaptation; what meta-validation compares."""
+def score(model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int) -> Validation:
+    """What meta-validation compares."""
     said = answer(model, data, batch, seed=seed).adapted
     label = batch.query_label.to(said.device)
-    return calibrated_nll(said, label), float((said.argmax(-1) == label).double().mean())
+    nll, temperature = calibrated_nll(said, label)
+    return Validation(nll, float((said.argmax(-1) == label).double().mean()), temperature)
 
 
-def calibrated_nll(said: Tensor, label: Tensor) -> float:
-    """NLL at the best single temperature of a grid from 1/2 to 8.
+def calibrated_nll(said: Tensor, label: Tensor) -> tuple[float, float]:
+    """NLL at the best single temperature of a grid from 1/2 to 8, and that temperature.
 
     Training on raises accuracy and confidence together; the plain NLL then prefers the timid model of earlier steps
     (ours, D-15).
@@ -105,7 +106,7 @@ def calibrated_nll(said: Tensor, label: Tensor) -> float:
     temperature = torch.logspace(-1, 3, 33, base=2, device=said.device, dtype=said.dtype)
     softened = torch.log_softmax(said / temperature.view(-1, 1, 1, 1), -1)
     nll = -softened.gather(3, label[None, ..., None].expand(len(temperature), -1, -1, -1)).mean((1, 2, 3))
-    return float(nll.min())
+    return float(nll.min()), float(temperature[nll.argmin()])
 
 
 def evaluate(

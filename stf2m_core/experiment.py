@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """What each ablation changes; everything else is shared."""
 
+NOVEL = "new-emotions"
+"""The variant that meets in meta-test only emotions that it was never trained on."""
+
+WHOLE = ("full", NOVEL)
+"""Variants of the whole model, which stand in the main table beside the controls; the others are ablations."""
+
 
 @dataclass(frozen=True)
 class Study:
@@ -44,12 +50,18 @@ class Study:
         test: settings of the tables.
         changes: of the config, as `RunConfig.replace` takes them, in every profile.
         profiles: further changes per profile.
+        novel: changes of the whole model's run on new emotions (Regime C, its own training); empty: there is none.
     """
 
     train: tuple[EpisodeConfig, ...]
     test: tuple[EpisodeConfig, ...]
     changes: dict[str, Any] = field(default_factory=dict)
     profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    novel: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self, variant: str) -> tuple[EpisodeConfig, ...]:
+        """The settings that a variant is tested in: those of the tables, on new emotions if it is for them."""
+        return tuple(replace(kind, regime="C") for kind in self.test) if variant == NOVEL else self.test
 
 
 @dataclass(frozen=True)
@@ -88,21 +100,27 @@ STUDIES: dict[str, Study] = {
         },
     ),
     "synemo": Study(
-        # all 24 emotions at once: the support then says what the domain does, and every pair is told apart
-        train=_kinds(24, ("D", 1, 1)),
+        # first all 24 emotions at once: the support then says what the domain does, and every pair is told apart
+        train=_kinds(24, ("D", 1, 1)) + _kinds(5, ("D", 5, 3)),
         test=_kinds(5, ("D", 1, 5), ("D", 5, 5)),
         # the factors live in time, nodes and pairs of modalities: a linear path past the convolutions would read only
         # levels, and a view without a modality lacks the factor that lives there
         changes={
-            "split__n_val_subjects": 8, "views__step_s": 0.02, "views__shrinkage": 0.5, "encoder__level_path": False,
+            "split__n_val_subjects": 8, "views__step_s": 0.02, "encoder__level_path": False,
             "encoder__node_read_out": True, "inner__modality_drop": 0.0, "inner__single_modality": 0.0,
-            "train__lr": 4e-3, "train__level_noise": 0.0, "train__view_drop": 0.0, "train__knowledge_loss": 1.5,
-            "train__meta_batch": 3, "train__chunk": 3, "train__warm_up": 0.9, "train__validate_every": 50,
+            "inner__rate": 3.0, "train__lr": 4e-3, "train__level_noise": 0.0, "train__view_drop": 0.0,
+            "train__meta_batch": 3, "train__chunk": 3, "train__start": 0.7, "train__validate_every": 55,
             "train__validation_episodes": 6,
         },
         profiles={
-            "smoke": {"train__max_steps": 200, "evaluation__episodes": 200},
-            "standard": {"train__max_steps": 800, "train__patience": 16},
+            "smoke": {"train__max_steps": 220, "evaluation__episodes": 200},
+            "standard": {"train__max_steps": 900, "train__start": 0.5, "train__patience": 16},
+        },
+        # half of the emotions train, a quarter validates, a quarter is new
+        novel={
+            "episodes": [asdict(kind) for kind in _kinds(12, ("C", 2, 2)) + 2 * _kinds(5, ("C", 5, 2))],
+            "split__n_val_labels": 6, "split__n_test_labels": 6, "inner__label_knowledge": False,
+            "train__validation_episodes": 12,
         },
     ),
 }
@@ -156,7 +174,8 @@ def design(dataset: str, profile: str) -> Design:
     n_folds = 4 if profile not in ("smoke", "test") and dataset in STUDIES and dataset != "synemo" else 1
     folds = tuple(range(n_folds))
     seeds = (0,) if profile != "paper" else (0, 1, 2)
-    variants = tuple((name, folds if name == "full" or profile == "paper" else (0,)) for name in VARIANTS)
+    names = (*VARIANTS, NOVEL) if dataset in STUDIES and STUDIES[dataset].novel else tuple(VARIANTS)
+    variants = tuple((name, folds if name in WHOLE or profile == "paper" else (0,)) for name in names)
     return Design(folds, seeds, variants)
 
 
@@ -166,12 +185,13 @@ def config_for(pack: Pack, profile: str, *, variant: str = "full", fold: int = 0
     Raises:
         ConfigError: on an unknown profile or variant.
     """
-    if variant not in VARIANTS:
-        raise ConfigError(f"variant = {variant!r}", expected=f"one of {', '.join(VARIANTS)}", where="config_for")
     study = study_of(pack)
+    variants = VARIANTS | ({NOVEL: study.novel} if study.novel else {})
+    if variant not in variants:
+        raise ConfigError(f"variant = {variant!r}", expected=f"one of {', '.join(variants)}", where="config_for")
     config = RunConfig.preset(profile).replace(episodes=[asdict(kind) for kind in study.train])
     config = config.replace(**study.changes, **study.profiles.get(profile, {}))
-    return config.replace(**VARIANTS[variant], split__fold=fold, train__seed=seed)
+    return config.replace(**variants[variant], split__fold=fold, train__seed=seed)
 
 
 def run_folder(out: str | os.PathLike[str], pack: Pack, config: RunConfig, variant: str) -> Path:
@@ -221,7 +241,7 @@ def train_run(pack: Pack, config: RunConfig, out: str | os.PathLike[str], *, var
 
 
 def evaluate_run(pack: Pack, config: RunConfig, out: str | os.PathLike[str], *, variant: str = "full") -> list[Record]:
-    """Records of one run in every setting of its study; with the full variant also the controls, same episodes.
+    """Records of one run in every setting of its study; with the whole model also the controls, same episodes.
 
     The records are written to results/records/<data set>/.
 
@@ -229,10 +249,10 @@ def evaluate_run(pack: Pack, config: RunConfig, out: str | os.PathLike[str], *, 
         RunError: if the run is not finished.
     """
     made = []
-    for setting in study_of(pack).test:
+    for setting in study_of(pack).settings(variant):
         made.append(evaluate(run_folder(out, pack, config, variant), pack, setting, variant=variant,
                              seed=config.evaluation.seed))  # fmt: skip
-        if variant == "full" and config.train.seed == 0:
+        if variant in WHOLE and config.train.seed == 0:
             made += [evaluate_control(c, pack, config, setting, seed=config.evaluation.seed) for c in CONTROLS]
     for record in made:
         record.to_json(record_file(out, record))
@@ -257,8 +277,8 @@ def complete_design(pack: Pack, out: str | os.PathLike[str], profile: str) -> li
 def _is_evaluated(pack: Pack, config: RunConfig, out: str | os.PathLike[str], variant: str) -> bool:
     files = (Path(out) / "records" / pack.name).glob(f"*_{config.digest()}.json")
     found = {(r.method, setting_of(r)) for r in map(Record.from_json, files) if r.pack_digest == pack.digest}
-    methods = ("st-f2m", *CONTROLS) if variant == "full" and config.train.seed == 0 else ("st-f2m",)
-    return found >= {(method, setting.title) for method in methods for setting in study_of(pack).test}
+    methods = ("st-f2m", *CONTROLS) if variant in WHOLE and config.train.seed == 0 else ("st-f2m",)
+    return found >= {(method, setting.title) for method in methods for setting in study_of(pack).settings(variant)}
 
 
 def record_file(out: str | os.PathLike[str], record: Record) -> Path:
@@ -305,7 +325,7 @@ def main_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     readings |= {"accuracy_prototype": "ST-F2M, prototypes only"}
     for method in ("st-f2m", *CONTROLS):
         for metric, title in (readings if method == "st-f2m" else {"accuracy": method}).items():
-            chosen = [r for r in records if r.method == method and r.variant == "full"]
+            chosen = [r for r in records if r.method == method and r.variant in WHOLE]
             for setting in dict.fromkeys(setting_of(r) for r in chosen):
                 estimate = results.combine([r for r in chosen if setting_of(r) == setting], metric)
                 rows.append({"method": title, "setting": setting} | asdict(estimate))

@@ -159,6 +159,7 @@ def run_notebook(
         executed = _read(part)
         _refuse_errors(executed, source, failed, part, forbid_warnings=forbid_warnings)
         _settle_streams(executed)
+        _still_widgets(executed)
         executed["metadata"].get("papermill", {}).update(input_path=source.name, output_path=out.name)
         part.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if html:
@@ -258,6 +259,17 @@ def _settle_streams(executed: dict[str, Any]) -> None:
                 output["text"] = re.sub(r"[^\n]*\r(?!\n)", "", "".join(output["text"])).splitlines(keepends=True)
         if "outputs" in cell:
             cell["outputs"] = joined
+
+
+def _still_widgets(executed: dict[str, Any]) -> None:
+    """Leave of a widget that has a picture the picture alone: no kernel stands behind a copy, nothing would move."""
+    for cell in executed["cells"]:
+        for data in (output.get("data", {}) for output in cell.get("outputs", [])):
+            if "image/png" in data:
+                data.pop("application/vnd.jupyter.widget-view+json", None)
+    text = json.dumps(executed["cells"])
+    if "application/vnd.jupyter.widget-view+json" not in text:
+        executed["metadata"].pop("widgets", None)
 
 
 def _write_html(executed: dict[str, Any], target: Path, *, title: str) -> None:

@@ -18,7 +18,7 @@ from stf2m_core.data.synemo import SynEmoConfig, generate
 from stf2m_core.episodes import SPLITS, EpisodeSampler, Splits, split_subjects
 from stf2m_core.errors import EpisodeError, RunError
 from stf2m_core.evaluation import CONTROLS, evaluate, evaluate_control
-from stf2m_core.experiment import config_for, run_folder, train_run
+from stf2m_core.experiment import config_for, record_file, run_folder, train_run
 from stf2m_core.metrics import summarise
 from stf2m_core.results import Record
 
@@ -81,6 +81,8 @@ def splits_for(n_subjects: int) -> Iterator[SplitConfig]:
     """Splits to try, the one with most people in meta-test first; none for fewer than three people."""
     if n_subjects >= 12:
         yield SplitConfig(n_folds=4, n_val_subjects=3)
+    if 9 <= n_subjects < 12:
+        yield SplitConfig(n_folds=3, n_val_subjects=3)
     if n_subjects >= 6:
         yield SplitConfig(n_folds=n_subjects // 2, n_val_subjects=2)
     if n_subjects >= _FEW_SUBJECTS:
@@ -137,6 +139,8 @@ def first_records(pack: Pack, out: str | os.PathLike[str], profile: str = "smoke
         progress_bar: on standard error.
         train: False: the controls alone.
 
+    The records are also written to results/records/<data set>.
+
     Raises:
         EpisodeError: if the data cannot give episodes, see `settings_for`.
     """
@@ -148,6 +152,8 @@ def first_records(pack: Pack, out: str | os.PathLike[str], profile: str = "smoke
         records += [evaluate_control(name, pack, config, kind) for name in CONTROLS]
         if train:
             records.append(evaluate(run_folder(out, pack, config, "full"), pack, kind))
+    for record in records:
+        record.to_json(record_file(out, record))
     return records
 
 

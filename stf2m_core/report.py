@@ -77,13 +77,13 @@ def record_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def main_table(records: Sequence[Record]) -> pd.DataFrame:
     """Methods by settings, all folds and seeds together; the caption says what a reader must know to trust it."""
-    return _captioned(main_rows(records), [r for r in records if r.variant == "full"], "method", "Accuracy.")
+    return _captioned(main_rows(records), [r for r in records if r.variant in WHOLE], "method", "Accuracy.")
 
 
 def ablation_table(records: Sequence[Record]) -> pd.DataFrame:
     """Variants by settings, as differences to the full model."""
     what = "Accuracy of the variant minus that of the full model, on identical episodes."
-    return _captioned(ablation_rows(records), [r for r in records if r.variant != "full"], "variant", what)
+    return _captioned(ablation_rows(records), [r for r in records if r.variant not in WHOLE], "variant", what)
 
 
 def _captioned(rows: Sequence[Mapping[str, Any]], records: Sequence[Record], index: str, what: str) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,14 +38,27 @@ from stf2m_core.model.st_f2m import STF2M, FastWeights, Prediction
 from stf2m_core.shapes import EpisodeBatch, ViewBatch
 from stf2m_core.views import ResidentViews, standardised
 
-RATES = {"weights": 1.0, "knowledge": 3.0, "placed": 0.3}
-"""Learning rate of each kind of weight, relative to `train.lr`: anchors and scales move far, what is placed in closed
-form moves little. Only plain weights decay."""
+RATES = {"weights": 1.0, "knowledge": 3.0, "placed": 0.3, "inner rates": 10.0}
+"""Learning rate of each kind of weight, relative to `train.lr`: anchors and scales move far, inner rates over orders of
+magnitude, what is placed in closed form moves little. Only plain weights decay."""
+
+KNOWING = 24
+"""Meta-batches of each kind of training episode that what is known of the emotions is taken from after a start."""
 
 FAILED = "failed_episodes.json"
 
-Validate = Callable[[STF2M, ResidentViews, EpisodeBatch, int], tuple[float, float]]
-"""(model, data, episodes, seed) -> NLL and accuracy after adaptation."""
+
+
+class Validation(NamedTuple):
+    """What meta-validation says of one setting: NLL at the best temperature, and accuracy, after adaptation."""
+
+    nll: float
+    accuracy: float
+    temperature: float = 1.0
+
+
+Validate = Callable[[STF2M, ResidentViews, EpisodeBatch, int], Validation]
+"""(model, data, episodes, seed) -> what meta-validation says."""
 
 
 @dataclass(frozen=True)
@@ -182,12 +195,24 @@ def _cast_views(views: Mapping[str, ViewBatch], dtype: torch.dtype) -> dict[str,
     return {name: replace(view, values=view.values.to(dtype)) for name, view in views.items()}
 
 
-def phase_of(step: int, config: TrainConfig) -> Literal["prototypes", "first order", "second order"]:
+Phase = Literal["start", "prototypes", "first order", "second order"]
+"""Parts of the schedule: naming the emotions outright, prototypes alone, and the inner loop in two orders."""
+
+
+def phase_of(step: int, config: TrainConfig) -> Phase:
     """Which part of the schedule a step belongs to."""
     share = step / config.max_steps
-    if share < config.warm_up:
+    if share < config.start:
+        return "start"
+    if share < config.start + config.warm_up:
         return "prototypes"
-    return "second order" if config.second_order and share >= config.warm_up + config.first_order else "first order"
+    order_2 = config.start + config.warm_up + config.first_order
+    return "second order" if config.second_order and share >= order_2 else "first order"
+
+
+def first_phase_ends(config: TrainConfig) -> int:
+    """The step at which rules are placed (and, after a start, what is known of the emotions)."""
+    return math.ceil((config.start or config.warm_up) * config.max_steps)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -215,8 +240,23 @@ def step_weights(n_steps: int, share: float) -> list[float]:
     return [(1 - anneal) / (n_steps + 1) + anneal * last for last in end]
 
 
+def naming_loss(model: STF2M, episode: Encoding) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of a linear classifier on z over all emotions, support and query alike, and its line of history.
+
+    Distances between prototypes are quadratic in what tells two emotions apart, so that what the embedding does not
+    carry yet gets no gradient from them; a classifier's is linear (ours, D-56).
+    """
+    zero = model.anchor.new_zeros(len(episode.target), model.config.encoder.hidden)
+    z = torch.cat([model.encoder.embed(clips, zero, zero)[0] for clips in (episode.support.clean, episode.query)], 1)
+    target = torch.cat([episode.support_label_target, episode.label_target], 1)
+    said = model.name_emotion(z)
+    loss = -(target * torch.log_softmax(said, -1)).sum(-1).mean()
+    accuracy = (said.argmax(-1) == target.argmax(-1)).double().mean()
+    return loss, {"loss": float(loss.detach()), "accuracy": float(accuracy)}
+
+
 def outer_loss(
-    model: STF2M, episode: Encoding, path: list[FastWeights], share: float, phase: str
+    model: STF2M, episode: Encoding, path: list[FastWeights], share: float, phase: Phase
 ) -> tuple[Tensor, dict[str, float]]:
     """L_out over the queries, plus what keeps the rules in use and what is learned of the emotions themselves.
 
@@ -259,6 +299,8 @@ def _kind_of(name: str) -> str:
     """Key into `RATES`."""
     if name.startswith(("rules.center", "rules.log_precision", "rules.factor", "rules.log_slope", "encoder.level.")):
         return "placed"
+    if name.startswith("rates."):
+        return "inner rates"
     known = ("anchor", "log_worth", "log_metric", "log_worth_shift", "log_temperature")
     return "knowledge" if name in known else "weights"
 
@@ -298,9 +340,13 @@ class Trainer:
         self.best: dict[str, Tensor] = {}
 
     def batch(self, step: int) -> EpisodeBatch:
-        """The episodes of an outer step; the kinds take turns."""
-        kind, size = step % len(self.samplers), self.config.train.meta_batch
+        """The episodes of an outer step."""
+        kind, size = self.kind(step), self.config.train.meta_batch
         return self.samplers[kind].sample((step // len(self.samplers)) * size, size).to(self.data.device)
+
+    def kind(self, step: int) -> int:
+        """Which kind of episode a step takes: the kinds take turns, after a start with the first alone."""
+        return 0 if phase_of(step, self.config.train) == "start" else step % len(self.samplers)
 
     def step(self) -> dict[str, Any]:
         """One outer step.
@@ -310,8 +356,8 @@ class Trainer:
         """
         train, step = self.config.train, self.progress.step
         phase = phase_of(step, train)
-        if phase != "prototypes" and self.model.has_rules and phase_of(step - 1, train) == "prototypes":
-            self.place_rules()
+        if step == first_phase_ends(train) > 0:
+            self.place()
         self.optimiser.zero_grad(set_to_none=True)
         line = {"loss": 0.0, "accuracy": 0.0}
         batch, generator = self.batch(step), seeding.generator(train.seed, "disturbance", step, device=self.data.device)
@@ -331,26 +377,29 @@ class Trainer:
         self.optimiser.step()
         self.average(step)
         self.progress.step += 1
-        return {"kind": "train", "step": step, "setting": self.samplers[step % len(self.samplers)].config.title,
-                "phase": phase} | line  # fmt: skip
+        setting = self.samplers[self.kind(step)].config.title
+        return {"kind": "train", "step": step, "setting": setting, "phase": phase} | line
 
     @torch.no_grad()
     def average(self, step: int) -> None:
         """Running average of the weights; begins anew where the rules are placed."""
         train = self.config.train
-        since = step - math.ceil(train.warm_up * train.max_steps)
+        since = step - first_phase_ends(train)
         decay = min(train.average, (1 + since) / (10 + since)) if since > 0 else 0.0
         for mean, new in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
             mean.lerp_(new, 1 - decay)
 
     def loss(
-        self, batch: EpisodeBatch, step: int, phase: str, generator: torch.Generator
+        self, batch: EpisodeBatch, step: int, phase: Phase, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, float]]:
         """The outer loss of some episodes of a step, and its line of history."""
-        episode = self.encoded(batch, step, generator, n_views=0 if phase == "prototypes" else None)
+        adapts = phase not in ("start", "prototypes")
+        episode = self.encoded(batch, step, generator, n_views=None if adapts else 0)
+        if phase == "start":
+            return naming_loss(self.model, episode)
         path = self.model.adapt(
-            episode.support, 0 if phase == "prototypes" else self.config.inner.steps_train,
-            second_order=phase == "second order", conditioned=phase != "prototypes", differentiable=True,
+            episode.support, self.config.inner.steps_train if adapts else 0, second_order=phase == "second order",
+            conditioned=adapts, differentiable=True,
         )  # fmt: skip
         return outer_loss(self.model, episode, path, step / self.config.train.max_steps, phase)
 
@@ -363,43 +412,60 @@ class Trainer:
             train.noise, train.level_noise, self.config.encoder.dropout, train.view_drop, self.config.fuzzy.drop_rule,
             generator,
         )  # fmt: skip
-        stream = f"train/{step % len(self.samplers)}"
+        stream = f"train/{self.kind(step)}"
         return encode_episodes(self.model, self.data, batch, seed=train.seed, stream=stream, disturbance=disturbance,
                                n_views=n_views)
 
     @torch.no_grad()
-    def place_rules(self) -> None:
-        """Start the rules where the warm-up's features lie."""
-        train = self.config.train
-        parts = []
-        for index, sampler in enumerate(self.samplers):
-            batch = sampler.sample(0, 4 * train.meta_batch).to(self.data.device)
-            for first in range(0, len(batch), train.meta_batch):
-                some = batch[first : first + train.meta_batch]
-                episode = encode_episodes(self.model, self.data, some, seed=train.seed, stream=f"rules/{index}")
-                z, _ = self.model.encoder.embed(episode.query, *(self._zero(len(some)) for _ in range(2)))
-                parts.append(self.model.rules.features(z).flatten(0, 1))
-        generator = seeding.generator(train.seed, "rules", device="cpu")
-        self.model.rules.place(torch.cat(parts)[:4000], generator)
+    def place(self) -> None:
+        """Start the rules where the first phase's features lie and, after a start, anchors where its embedding does."""
+        train, model = self.config.train, self.model
+        if model.has_rules:
+            generator = seeding.generator(train.seed, "rules", device="cpu")
+            zero = model.anchor.new_zeros(train.meta_batch, self.config.encoder.hidden)
+            parts = []
+            for episode, _ in self._undisturbed(4, "rules"):
+                z, _ = model.encoder.embed(episode.query, zero, zero)
+                parts.append(model.rules.features(z).flatten(0, 1))
+            model.rules.place(torch.cat(parts)[:4000], generator)
+        if train.start > 0 and bool(model.known.any()):
+            rows, parts = [], []
+            for episode, batch in self._undisturbed(KNOWING, "knowing"):
+                theta = model.unmodulated(len(batch))
+                parts.append(model.fuzzify(episode.query, theta).embedding.flatten(0, 1))
+                rows.append(batch.query.flatten())
+            row = torch.cat(rows)
+            person = torch.unique(self.data.subjects[row], return_inverse=True)[1]
+            # of its own training clips the embedding is too sure: only the means are taken
+            model.anchor.copy_(knowledge(torch.cat(parts), self.data.labels[row], person, len(model.known)).anchor)
 
-    def _zero(self, n_episodes: int) -> Tensor:
-        return self.model.anchor.new_zeros(n_episodes, self.config.encoder.hidden)
+    def _undisturbed(self, n_batches: int, purpose: str) -> Iterator[tuple[Encoding, EpisodeBatch]]:
+        """Some training episodes of each kind as they are."""
+        train = self.config.train
+        for index, sampler in enumerate(self.samplers):
+            for first in range(n_batches):
+                batch = sampler.sample(first * train.meta_batch, train.meta_batch).to(self.data.device)
+                yield encode_episodes(self.model, self.data, batch, seed=train.seed, stream=f"{purpose}/{index}",
+                                      n_views=0), batch  # fmt: skip
 
     def validate(self, validate: Validate) -> list[dict[str, Any]]:
         """Meta-validation; keeps the weights if the mean NLL over settings is the best so far."""
         train, step = self.config.train, self.progress.step
-        lines, total = [], 0.0
+        lines, total, softening = [], 0.0, torch.zeros(2, 2)
         for setting, batch in self.validation.items():
-            nll, accuracy = validate(self.averaged, self.data, batch.to(self.data.device), train.seed)
-            total += nll / len(self.validation)
-            lines.append({"kind": "validation", "step": step, "setting": setting, "nll": nll, "accuracy": accuracy})
+            said = Validation(*validate(self.averaged, self.data, batch.to(self.data.device), train.seed))
+            total += said.nll / len(self.validation)
+            softening[int(batch.own[0])] += torch.tensor([math.log(said.temperature), 1.0])
+            lines.append({"kind": "validation", "step": step, "setting": setting, **said._asdict()})
         if not math.isfinite(total):
             raise FloatingPointError(f"meta-validation NLL {total} at step {step}")
         better = total < self.progress.best_nll
         if better:
             self.progress.best_nll, self.progress.best_step, self.progress.worse = total, step, 0
             self.best = {n: t.detach().cpu().clone() for n, t in self.averaged.state_dict().items()}
-        elif step > train.max_steps * train.warm_up:
+            mean = softening[:, 0] / softening[:, 1].clamp(min=1)
+            self.best["softening"] = mean.exp().to(self.best["softening"].dtype)
+        elif step > train.max_steps * (train.start + train.warm_up):
             self.progress.worse += 1
         return [line | {"best": better} for line in lines]
 
@@ -513,15 +579,16 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
     train, checkpoint = trainer.config.train, folder / "checkpoint.safetensors"
     bar = tqdm(total=train.max_steps, initial=trainer.progress.step, disable=not progress_bar, desc="meta-train",
                mininterval=2.0)  # fmt: skip
+    step_0_counts = train.start == 0  # what is known in closed form stands for election too
     with bar, open(folder / "history.jsonl", "a") as history, asked_to_stop() as stop:
         try:
             while not trainer.finished:
                 start = time.perf_counter()
-                # what is known in closed form stands for election too
-                new = [] if trainer.best else trainer.validate(validate)
+                new = trainer.validate(validate) if step_0_counts and not trainer.best else []
                 new += [trainer.step()]
                 step = trainer.progress.step
-                if step % train.validate_every == 0 or step == train.max_steps:
+                ready = step >= train.start * train.max_steps
+                if ready and (step % train.validate_every == 0 or step == train.max_steps):
                     new += trainer.validate(validate)
                     bar.set_postfix({"meta-val NLL": f"{trainer.progress.best_nll:.3f}"})
                 trainer.progress.seconds += time.perf_counter() - start
@@ -535,7 +602,7 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
                     raise KeyboardInterrupt(said)
         except FloatingPointError as error:
             where = folder / FAILED
-            kind = trainer.samplers[trainer.progress.step % len(trainer.samplers)].config
+            kind = trainer.samplers[trainer.kind(trainer.progress.step)].config
             save_episodes(where, trainer.batch(trainer.progress.step).to("cpu"), trainer.pack, kind)
             remedy = f"The episodes are in {where}; lower train.lr or look at these clips"
             raise RunError(f"{error}", expected="a finite loss", where=str(folder), remedy=remedy) from error
@@ -563,7 +630,8 @@ def adapted_numbers(model: STF2M, n_way: int) -> int:
     """How many numbers the inner loop changes per episode."""
     theta = model.unmodulated(1)
     sizes = {f.name: getattr(theta, f.name).numel() for f in fields(FastWeights)}
-    sizes |= {"weight": n_way * model.config.encoder.embedding, "bias": n_way}
+    size = model.config.encoder.embedding
+    sizes |= {"center": n_way * size, "metric": size, "bias": n_way}
     return sum(sizes[name] for name in model.adapting)
 
 

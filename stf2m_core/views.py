@@ -7,7 +7,7 @@ was observed the values are zero and the mask says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,10 +47,14 @@ class Modality:
 
 @dataclass(frozen=True)
 class Statistics:
-    """How values are standardised: (episode or 1, node, channel) shift and scale per modality."""
+    """How values are standardised: (episode or 1, node, channel) shift and scale per modality.
+
+    `worth` is what shift and variance weigh against an episode's own, in clips: (2, node, channel) per modality.
+    """
 
     shift: Mapping[str, Tensor]
     scale: Mapping[str, Tensor]
+    worth: Mapping[str, Tensor]
 
 
 class ResidentViews:
@@ -107,37 +111,72 @@ class ResidentViews:
 
     def training_statistics(self, rows: Tensor) -> Statistics:
         """Mean and standard deviation over the meta-train clips `rows`, each clip counting once."""
-        shift, scale = {}, {}
+        shift, scale, worth = {}, {}, {}
         for name, modality in self.modalities.items():
             mean, variance, _ = _moments(modality, rows[None], rows.new_zeros(1, len(rows)), 1)
             shift[name], scale[name] = mean, torch.sqrt(variance + 1e-5)
-        return Statistics(shift, scale)
+            worth[name] = self._worth(modality, rows)
+        return Statistics(shift, scale, worth)
+
+    def _worth(self, modality: Modality, rows: Tensor) -> Tensor:
+        if self.config.shrinkage is not None:
+            return torch.full_like(modality.mean[:2], self.config.shrinkage)
+        own, seen = self.subjects[rows], modality.seen[rows]
+        variance = modality.square - modality.mean**2
+        return torch.stack([worth_in_clips(value[rows], seen, own) for value in (modality.mean, variance)])
 
     def support_statistics(self, support: Tensor, training: Statistics) -> Statistics:
         """Statistics of each episode's support, shrunk to those of meta-train.
 
         mu = (n mu_S + k mu_0) / (n + k), and the same for the variance; mu_S is the mean over classes of class means of
-        clip means. Source: METHOD, 'Support-anchored normalisation'.
+        clip means, k the worth in clips. Source: METHOD, 'Support-anchored normalisation'.
 
         Args:
             support: (episode, way, shot) int64 rows.
             training: of meta-train, with a leading axis of 1.
         """
         if self.config.normalise == "none":
-            ones = {name: torch.ones_like(t) for name, t in training.scale.items()}
-            return Statistics({name: torch.zeros_like(t) for name, t in training.shift.items()}, ones)
+            zeros = {name: torch.zeros_like(t) for name, t in training.shift.items()}
+            return replace(training, shift=zeros, scale={name: torch.ones_like(t) for name, t in zeros.items()})
         if self.config.normalise == "global":
             return training
         n_episodes, n_way, n_shot = support.shape
         way = torch.arange(n_way, device=self.device).repeat_interleave(n_shot).expand(n_episodes, -1)
-        shift, scale, k = {}, {}, self.config.shrinkage
+        shift, scale = {}, {}
         for name, modality in self.modalities.items():
             mean, variance, count = _moments(modality, support.flatten(1), way, n_way)
             mean_0, variance_0 = training.shift[name], training.scale[name] ** 2
-            own = count / (count + k) if k > 0 else (count > 0).float()
-            shift[name] = own * mean + (1 - own) * mean_0
-            scale[name] = torch.sqrt(own * variance + (1 - own) * variance_0 + 1e-5)
-        return Statistics(shift, scale)
+            own = count[:, None] / (count[:, None] + training.worth[name]).clamp(min=1e-12)  # nothing seen: no share
+            shift[name] = own[:, 0] * mean + (1 - own[:, 0]) * mean_0
+            scale[name] = torch.sqrt(own[:, 1] * variance + (1 - own[:, 1]) * variance_0 + 1e-5)
+        return replace(training, shift=shift, scale=scale)
+
+
+def worth_in_clips(value: Tensor, seen: Tensor, owner: Tensor) -> Tensor:
+    """How many clips of somebody new the mean of all weighs: variance within over variance between owners.
+
+    (node, channel), by the method of moments, from .01 to 10,000; where nobody was seen twice nothing is known, and
+    the worth is the largest. Source: empirical Bayes, as James-Stein shrinkage (Efron & Morris 1973); D-56.
+
+    Args:
+        value: (clip, node, channel).
+        seen: (clip, node) 1 where the clip has the node, else 0.
+        owner: (clip,) int64.
+    """
+    owner = torch.unique(owner, return_inverse=True)[1]
+    seen, value = seen.double(), value.double()
+    n_owners = int(owner.max()) + 1
+    count = seen.new_zeros(n_owners, seen.shape[1]).index_add_(0, owner, seen)
+    total = value.new_zeros(n_owners, *value.shape[1:]).index_add_(0, owner, value * seen[..., None])
+    mean = total / count.clamp(min=1)[..., None]
+    there = (count > 0).double()
+    n_there = there.sum(0)[:, None]
+    inside = (seen[..., None] * (value - mean[owner]) ** 2).sum(0)
+    within = inside / (count.sum(0)[:, None] - n_there).clamp(min=1)
+    grand = (there[..., None] * mean).sum(0) / n_there.clamp(min=1)
+    spread = (there[..., None] * (mean - grand) ** 2).sum(0) / (n_there - 1).clamp(min=1)
+    between = spread - within * (there / count.clamp(min=1)).sum(0)[:, None] / n_there.clamp(min=1)
+    return torch.where(between > 1e-4 * within, within / between.clamp(min=1e-30), 1e4).clamp(0.01, 1e4).float()
 
 
 def _moments(modality: Modality, rows: Tensor, way: Tensor, n_way: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -272,7 +311,7 @@ def _resident(views: RaggedViews, step_s: float, device: torch.device) -> Modali
     mask = np.ones(views.values.shape[:2], bool) if views.mask is None else np.asarray(views.mask) > 0
     values = np.where(mask[..., None], np.asarray(views.values, np.float32), 0)
     own_step = _median_step(times, clip)
-    keeps_frames = own_step >= step_s
+    keeps_frames = own_step >= step_s or lengths.max(initial=0) <= 1
     # a frame belongs to the bin whose centre is nearest; a bin without a frame stays, masked
     index = np.arange(len(times)) - views.offsets[clip] if keeps_frames else np.floor(times / step_s + 0.5).astype(int)
     n_bins = np.zeros(len(lengths), np.int64)
@@ -292,7 +331,7 @@ def _resident(views: RaggedViews, step_s: float, device: torch.device) -> Modali
     arrays = (binned, count > 0, at, offsets, mean, square, seen > 0)
     kinds = (np.float32, bool, np.float32, np.int64, np.float32, np.float32, np.float32)
     tensors = (torch.from_numpy(np.ascontiguousarray(a, k)).to(device) for a, k in zip(arrays, kinds, strict=True))
-    return Modality(*tensors, step_s=own_step if keeps_frames else step_s)
+    return Modality(*tensors, step_s=max(own_step, step_s))
 
 
 def _times(views: RaggedViews, lengths: np.ndarray) -> np.ndarray:

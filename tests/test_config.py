@@ -35,7 +35,7 @@ def another(kind, value):
         return value + 2
     if kind is float:
         return value * 0.9
-    return {(): ["audio"], (1, 2): [1, 4], ("head", "fuzzy", "film"): ["head"]}[value]
+    return {None: 1.0, (): ["audio"], (1, 2): [1, 4], ("head", "fuzzy", "film"): ["head"]}[value]
 
 
 def leaves():

@@ -129,7 +129,7 @@ class EmptyHead:
 
     def start(self, support, *, conditioned=True):
         theta = super().start(support, conditioned=conditioned)
-        return dataclasses.replace(theta, weight=theta.weight * 0, bias=theta.bias * 0)
+        return dataclasses.replace(theta, center=theta.center * 0, own=theta.own * 0)
 
 
 def test_a_task_of_one_emotion_is_learned_without_features_and_an_episode_is_not(constant):
@@ -234,11 +234,13 @@ def test_a_hidden_modality_changes_answers_and_hiding_none_does_not(pack):
 def test_the_score_is_the_nll_at_the_best_temperature_and_accuracy_after_adaptation(pack):
     world = World(pack)
     batch = world.episodes(D_EPISODE, 5, "meta_val")
-    nll, share = score(world.model, world.data, batch, 2)
+    nll, share, temperature = score(world.model, world.data, batch, 2)
     said = answer(world.model, world.data, batch, seed=2).adapted
     pairs = [(said[e, q], int(batch.query_label[e, q])) for e in range(5) for q in range(6)]
-    softened = [np.mean([-float((p / t).log_softmax(0)[y]) for p, y in pairs]) for t in np.logspace(-1, 3, 33, base=2)]
+    grid = np.logspace(-1, 3, 33, base=2)
+    softened = [np.mean([-float((p / t).log_softmax(0)[y]) for p, y in pairs]) for t in grid]
     assert nll == pytest.approx(min(softened), abs=1e-6)
+    assert temperature == pytest.approx(grid[np.argmin(softened)])
     assert nll <= np.mean([-float(p[y]) for p, y in pairs])
     assert share == pytest.approx(np.mean([int(p.argmax()) == y for p, y in pairs]))
 
@@ -247,9 +249,10 @@ def test_calibration_forgives_confidence_but_not_errors():
     label = torch.tensor([[0, 1, 2, 0]])
     logits = torch.nn.functional.one_hot(torch.tensor([[0, 1, 2, 1]]), 3).double()
     bold, timid = ((scale * logits).log_softmax(-1) for scale in (6.0, 3.0))
-    assert calibrated_nll(bold, label) == pytest.approx(calibrated_nll(timid, label), rel=1e-3)
+    assert calibrated_nll(bold, label)[0] == pytest.approx(calibrated_nll(timid, label)[0], rel=1e-3)
+    assert calibrated_nll(bold, label)[1] == pytest.approx(2 * calibrated_nll(timid, label)[1])
     worse = torch.nn.functional.one_hot(torch.tensor([[0, 1, 1, 1]]), 3).double().mul(3).log_softmax(-1)
-    assert calibrated_nll(worse, label) > calibrated_nll(bold, label) + 0.1
+    assert calibrated_nll(worse, label)[0] > calibrated_nll(bold, label)[0] + 0.1
 
 
 def test_confusion_counts_pairs_of_true_and_predicted_labels(pack):

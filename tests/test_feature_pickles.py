@@ -99,6 +99,33 @@ def test_the_old_keys_are_read_and_zeros_in_front_are_padding(tmp_path):
     assert reading.remarks == ["mosi_data.pkl has no lengths: frames of zeros at either end are taken as padding"]
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes", "message"),
+    [
+        ("cmu_mosi", (16326, 1871, 4659), "16326, 1871, 4659 clips .*at most 2199 in all.*Import it as cmu_mosei"),
+        ("cmu_mosi", (1284, 229, 687), "expected at most 2199"),
+        ("cmu_mosei", (1284, 229, 686), "these are the splits of CMU-MOSI .*Import it as cmu_mosi\\."),
+    ],
+)
+def test_a_pickle_of_the_other_set_under_the_same_name_is_told_by_its_splits(tmp_path, name, sizes, message):
+    with pytest.raises(ManifestError, match=message):
+        mmsa_pickle.check_set(name, sizes, tmp_path / "aligned_50.pkl")
+    mmsa_pickle.check_set("mine", sizes, tmp_path / "aligned_50.pkl")
+    mmsa_pickle.check_set({"cmu_mosi": "cmu_mosei", "cmu_mosei": "cmu_mosi"}[name], sizes, tmp_path / "aligned_50.pkl")
+
+
+def test_a_whole_pickle_of_the_other_set_is_refused_before_its_frames_are_read(tmp_path):
+    content = {name: mmsa_split(name, aligned=True) for name in ("train", "valid", "test")}
+    clips = {"train": 2000, "valid": 200, "test": 200}
+    for name, n in clips.items():
+        repeats = -(-n // len(content[name]["id"]))
+        content[name] = {key: np.concatenate([value] * repeats)[:n] for key, value in content[name].items()}
+    dump(tmp_path / "aligned_50.pkl", content)
+    with pytest.raises(ManifestError, match="aligned_50.pkl has 2000, 200, 200 clips in train, valid and test"):
+        import_dataset("cmu_mosi", source=tmp_path, out=tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
 def spoil(content, **changes):
     return {**content, "train": {**content["train"], **changes}}
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lesson_figures
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from stf2m_core import figures
+from stf2m_core.data import drawn_faces, landmarks
 from stf2m_core.data.media.clip import ClipViews, FaceTrack, Stream
 from stf2m_core.data.media.glance import Glance
 from stf2m_core.data.pack import Pack, RaggedViews, open_pack
@@ -25,6 +27,21 @@ from stf2m_core.shapes import EpisodeBatch
 
 LONG = tuple(f"fine-grained emotion with a very long name, number {i:02d} of twenty-four" for i in range(24))
 FEW = ("calm", "happy", "sad")
+
+
+def make_faces(labels=FEW, n_clips=6, text="well done", n_frames=5) -> Pack:
+    """Every label's faces smile more than those of the one before."""
+    label = [labels[i % len(labels)] for i in range(n_clips)]
+    clips = pd.DataFrame({
+        "clip_id": [f"{i:03d}" for i in range(n_clips)], "subject": "s", "group": "g", "domain": "lab",
+        "duration_s": 2.0, "label": label, "split": "", "text": text,
+    })  # fmt: skip
+    mouths = np.linspace(0, 1, n_frames)
+    faces = [drawn_faces.face(labels.index(name) / 2, 0.0, mouth) for name in label for mouth in mouths]
+    offsets, graph = np.arange(n_clips + 1) * n_frames, landmarks.named_edges()
+    views = RaggedViews(np.array(faces, np.float32), offsets, landmarks.NAMES, ("x", "y"), 2.5, edges=graph)
+    return Pack(path=Path("pack"), name="faces", title="", licence="", source="", labels=tuple(labels), clips=clips,
+                segments=None, modalities=("visual",), digest="0" * 12, _views={"visual": views})  # fmt: skip
 
 
 def make_pack(labels=FEW, n_subjects=4, n_clips=24, text="A sentence.", with_undefined=False, n_nodes=5) -> Pack:
@@ -207,6 +224,12 @@ CASES = {
     "factors, many": lambda: (figures.factors, (factor_scores(LONG[:9]),), {}),
     "agreement": lambda: (figures.agreement, (VOTES, CONDITIONS, EMOTIONS), {}),
     "taken_for": lambda: (figures.taken_for, (np.full((2, 3, 3), 1 / 3), CONDITIONS, EMOTIONS), {}),
+    "face_clip": lambda: (figures.face_clip, (make_faces(), 3), {}),
+    "face_clip, many words": lambda: (figures.face_clip, (make_faces(text=" ".join(LONG[:2])), 0), {"n_faces": 3}),
+    "face_clip, one frame": lambda: (figures.face_clip, (make_faces(n_frames=1), 0), {}),
+    "face_tracks": lambda: (figures.face_tracks, (make_faces(),), {}),
+    "face_tracks, one label, one clip": lambda: (figures.face_tracks, (make_faces(FEW[:1], 1),), {}),
+    "face_tracks, long names": lambda: (figures.face_tracks, (make_faces(LONG[:3], 12),), {}),
     "face_graph": lambda: (figures.face_graph, (np.random.default_rng(0).random((2, 5, 2)), [(0, 1), (1, 4), (2, 3)],
                                                 ("a face", "another")), {}),
     "recording": lambda: recording_case(),
@@ -223,6 +246,7 @@ CASES = {
     "confusion, one class": lambda: (figures.confusion, (np.array([[4]]), ("calm",)), {}),
     "confusion, 24 labels, one empty": lambda: (figures.confusion, (np.diag(np.arange(24)), LONG), {}),
 }
+CASES |= lesson_figures.CASES
 
 
 def plain(thing):

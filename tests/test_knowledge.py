@@ -115,7 +115,6 @@ def test_little_data_gives_finite_positive_moments_and_finite_directions(case):
     assert bool(torch.isfinite(discriminants(*facts, 4)).all())
 
 
-@pytest.mark.xfail(strict=True, reason="a person's centre is taken over the emotions they showed, which then differ")
 def test_anchors_and_components_do_not_depend_on_who_showed_which_emotion():
     """Half of all (person, emotion) cells are empty, at random; the Gaussian stays the same."""
     values, label, owner, emotion = world(800, N_LABELS, 3, 1.0, 0.3, 1.0)

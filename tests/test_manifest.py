@@ -14,7 +14,7 @@ from stf2m_core.data import manifest as manifest_module
 from stf2m_core.data.manifest import find, import_dataset, load_manifest, manifest_folder, read_manifest
 from stf2m_core.data.pack import RaggedViews, open_pack
 from stf2m_core.data.reading import Reading
-from stf2m_core.errors import ConfigError, ManifestError
+from stf2m_core.errors import ConfigError, ManifestError, PackError
 
 CONTENT = b"some numbers"
 GOOD = f"""
@@ -323,6 +323,14 @@ def test_a_missing_source_is_refused(manifests, adapter, tmp_path):
         import_dataset("toy", source=tmp_path / "nowhere", out=tmp_path / "p", manifests=manifests)
 
 
+def test_a_place_that_must_not_be_replaced_is_refused_before_anything_is_read(manifests, source, adapter, tmp_path):
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "notes.txt").touch()
+    (source / "numbers.bin").unlink()  # the source would be refused as well
+    with pytest.raises(PackError, match="p holds 'notes.txt', which is no part of a pack"):
+        import_dataset("toy", source=source, out=tmp_path / "p", manifests=manifests, overwrite=True)
+
+
 def test_an_unknown_option_is_refused_and_the_nearest_named(manifests, source, adapter, tmp_path):
     with pytest.raises(ManifestError, match="option 'loudr' is unknown; expected louder .*Did you mean 'louder'"):
         import_dataset("toy", source=source, out=tmp_path / "p", manifests=manifests, loudr=True)
@@ -400,7 +408,7 @@ def test_the_same_settings_give_the_same_pack(tmp_path):
 def test_the_synthetic_set_takes_no_source_and_no_unknown_setting(tmp_path):
     with pytest.raises(ManifestError, match="expected none: synemo is generated"):
         import_dataset("synemo", source=tmp_path, out=tmp_path / "p")
-    with pytest.raises(ConfigError, match="setting 'sed' is unknown.*Did you mean 'seed'"):
+    with pytest.raises(ManifestError, match="option 'sed' is unknown.*Did you mean 'seed'"):
         import_dataset("synemo", out=tmp_path / "p", sed=3)
     with pytest.raises(ConfigError, match="preset 'big' is unknown"):
         import_dataset("synemo", out=tmp_path / "p", preset="big")

@@ -306,6 +306,17 @@ def test_a_long_file_is_read_in_bounded_memory(tmp_path):
     assert peak < 2 * held + 20, "MB; the sound alone has 37"
 
 
+def test_three_hours_keep_their_times_to_the_end(tmp_path):
+    at = [60.0 * minute for minute in range(180)] + [10_799.96, 10_800.0]
+    path = write(tmp_path / "long.mkv", np.zeros((len(at), 64, 64), np.uint8), times=at)
+    whole = MediaSettings(modalities=("visual", "text"), complete=0.0)
+    visual = read_clip(path, whole, text="a word").streams["visual"]
+    assert visual.times[-2:] == pytest.approx(at[-2:], abs=2e-3)
+    assert len(visual.times) == len(at)
+    part = read_clip(path, MediaSettings(modalities=("visual", "text")), text="a word", start_s=10_790.0)
+    assert part.streams["visual"].times == pytest.approx([9.96, 10.0], abs=2e-3)
+
+
 def test_a_span_that_makes_no_sense_is_refused(good):
     with pytest.raises(MediaError, match="the clip lasts from 2.0 to 1.0 s; expected 0 or more, start before end"):
         read_clip(good, start_s=2.0, end_s=1.0)

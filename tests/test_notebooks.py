@@ -32,11 +32,23 @@ PARAMETERS = {
     "11_labels_and_raters": ("source", "results"),
     "12_bring_your_own_data": ("dataset", "source", "results", "profile"),
     "13_from_recordings_to_views": ("clip", "text", "words", "results"),
+    "14_read_one_clip": (*PACK, *RUN, "run", "clip", "support", "text", "window"),
+    "15_face_tracks_and_phrases": ("source", "results", "profile"),
     "16_fuse_votes": ("source", "results", "profile"),
     "17_ablate_on_synthetic_truth": (*PACK, "episodes"),
+    "18_convolve_over_real_time": ("profile", "seed"),
+    "19_convolve_on_a_graph": ("profile", "seed"),
+    "20_generalise_fuzzy_rules": ("profile", "seed"),
+    "21_catch_a_leaking_task": ("profile", "seed"),
+    "22_meta_learn_sine_waves": (*PACK, "seed"),
+    "23_take_away_the_meta_rnn": (*PACK, *RUN, "seeds", "episodes"),
+    "24_learn_from_soft_labels": ("seed",),
 }
 # 04 comes before 01, so that it has to make the pack and train; 08 has to train five variants; 09 finds everything
-ORDER = ["00", "04", "01", "02", "03", "05", "06", "07", "08", "09", "11", "12", "13", "16", "17"]
+ORDER = [
+    "00", "04", "01", "02", "03", "05", "06", "07", "08", "09", "11", "12", "13", "14", "15", "16",
+    "17", "18", "19", "20", "21", "22", "23", "24",
+]  # fmt: skip
 FOR_PURE_PACKS = {"17_ablate_on_synthetic_truth"}  # its reference is exact for the pack of the smoke profile alone
 each_book = pytest.mark.parametrize("book", BOOKS, ids=[book.stem for book in BOOKS])
 

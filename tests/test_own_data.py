@@ -1,6 +1,7 @@
 """Data of one's own: a folder of recordings and a folder of arrays, each with a list of clips, as people write it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,6 +177,63 @@ def test_a_killed_import_of_200_clips_goes_on_where_it_was(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+@pytest.mark.realdata
+def test_real_videos_become_a_pack_in_which_a_face_that_has_left_is_masked(tmp_path):
+    real = Path(os.environ["STF2M_DATA"]) / "face_media"
+    names = ("face_noface.mov", "single_face.mp4", "no_face.mp4")
+    source = listing(tmp_path / "data", *(f"{name},s{k},joy" for k, name in enumerate(names)))
+    for name in names:
+        (source / name).write_bytes((real / name).read_bytes())
+    report = import_dataset("folder", source=source, out=tmp_path / "pack", modalities=("visual", "audio"), n_workers=1)
+    pack = open_pack(report.pack, verify="full")
+    visual = pack.view("visual")
+    seen = [visual.mask[slice(*span), 0].mean() for span in zip(visual.offsets, visual.offsets[1:], strict=False)]
+    assert (len(pack), seen[1], seen[2]) == (3, 1.0, 0.0)
+    assert 0.3 < seen[0] < 0.5
+    assert not visual.values[visual.mask == 0].any()
+    assert (pack.view("audio").lengths > 100).all()
+
+
+FULL = """
+import resource, sys
+from stf2m_core.data.manifest import import_dataset
+from stf2m_core.errors import KitError
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)  # no file may grow larger, as on a full disk
+    try:
+        import_dataset("folder", source=sys.argv[1], out=sys.argv[2], modalities=("audio",), n_workers=1)
+    except KitError as error:
+        print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the size of files as Linux does")
+@pytest.mark.parametrize(
+    ("limit", "n_kept", "kind"),
+    [  # room for short clips alone, and for all of them but not for the pack
+        (12_000, 2, "MediaError the views cannot"),
+        (268_000, 6, "PackError .*pack cannot"),
+    ],
+)
+def test_an_import_that_runs_out_of_room_says_so_once_and_goes_on_when_there_is_some(tmp_path, limit, n_kept, kind):
+    source, out = tmp_path / "data", tmp_path / "packs" / "pack"
+    seconds = [0.2, 0.2, *([8.0] * 4)]
+    listing(source, *(f"{number}.wav,s{number % 2},{'joy' if number % 2 else 'anger'}" for number in range(6)))
+    for number, length in enumerate(seconds):
+        sound(source / f"{number}.wav", 100.0 + number, length)
+    command = [sys.executable, "-c", FULL, str(source), str(out), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert re.match(rf"{kind} be written: File too large", done.stdout), done.stdout + done.stderr
+    assert done.stdout.count("\n") == 1
+    assert not out.exists()
+    assert [path.name for path in (tmp_path / "packs").iterdir() if "media" not in path.name] == []
+    clips = {path: path.stat().st_mtime_ns for path in (tmp_path / "packs").rglob("*.safetensors")}
+    assert len(clips) == n_kept
+    import_dataset("folder", source=source, out=out, modalities=("audio",), n_workers=1)
+    assert len(open_pack(out, verify="full")) == 6
+    assert {path: path.stat().st_mtime_ns for path in clips} == clips, "what was whole is not made again"
+
+
 # Arrays
 
 
@@ -214,6 +272,13 @@ def test_arrays_and_their_list_become_a_pack(tmp_path):
     assert pack.clips["group"].tolist() == ["ann/a", "bob/b"]
 
 
+def test_a_graph_of_the_nodes_is_taken_along(tmp_path):
+    source = two_clips(tmp_path / "data")
+    arrays(source, nodes=np.array(["brow", "jaw"]), edges=np.array([["jaw", "brow"]]))
+    pack = open_pack(import_dataset("features", source=source, out=tmp_path / "pack").pack)
+    assert pack.edges("audio").tolist() == [[1, 0]]
+
+
 def test_frames_lie_evenly_in_the_clip_where_only_its_duration_is_told(tmp_path):
     source = two_clips(tmp_path, "clip_id,subject,label,duration_s", ",4")
     arrays(source, rate_hz=None)
@@ -248,6 +313,7 @@ BAD_ARRAYS = {
     r"values are float32 of shape \(12,\)": {"values": np.arange(12, dtype=np.float32)},
     r"values are <U1 of shape \(3, 2, 2\)": {"values": np.full((3, 2, 2), "x")},
     r"nodes has shape \(3,\); expected 2 names": {"nodes": np.array(["a", "b", "c"])},
+    r"edges are int64 of shape \(1, 2\); expected names of nodes": {"edges": np.array([[0, 1]])},
     "array 'value' is unknown; .*Did you mean 'values'": {"value": np.ones(3)},
     "array 'values' is missing": {"values": None},
     "nothing says when frames are; expected times or rate_hz, or duration_s": {"rate_hz": None},

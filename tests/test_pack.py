@@ -142,6 +142,43 @@ def test_a_modality_that_all_clips_lack_may_be_empty(tmp_path):
     assert pack.view("audio").values.shape == (0, 2, 3)
 
 
+def test_a_graph_of_the_nodes_comes_back_and_changes_the_digest_of_its_pack_alone(tmp_path):
+    plain = open_pack(write(tmp_path / "plain"))
+    joined = open_pack(write(tmp_path / "joined", views=some_views(audio={"edges": (("high", "low"),)})))
+    assert joined.edges("audio").tolist() == [[1, 0]]
+    assert joined.edges("text") is None
+    assert plain.edges("audio") is None
+    assert "edges" not in json.loads((plain.path / "pack.json").read_text())["modalities"]["audio"]
+    assert joined.digest != plain.digest
+    with pytest.raises(PackError, match="modality 'face' is unknown; expected audio or text"):
+        joined.edges("face")
+
+
+BAD_EDGES = {
+    "audio.edges names 'middle'; expected nodes of this modality": (("low", "middle"),),
+    "edge low - low of audio joins a node to itself": (("low", "low"),),
+    "edge high - low of audio is there twice; expected two nodes, each pair once": (("low", "high"), ("high", "low")),
+    r"audio.edges holds \['low'\]; expected pairs of names": (("low",),),
+    r"audio.edges holds array\(\[0, 1\]\); expected pairs of names": np.array([[0, 1]]),
+    r"audio.edges is \[\]; expected a list of pairs of nodes, or no such key": (),
+}
+
+
+@pytest.mark.parametrize("message", BAD_EDGES)
+def test_a_graph_that_joins_what_is_no_node_is_refused(tmp_path, message):
+    with pytest.raises(PackError, match=message):
+        write(tmp_path / "p", views=some_views(audio={"edges": BAD_EDGES[message]}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_was_spoilt_in_the_file_is_refused_when_read(path):
+    facts = json.loads((path / "pack.json").read_text())["modalities"]
+    facts["audio"]["edges"] = [["low", "lower"]]
+    edit_head(path, modalities=facts)
+    with pytest.raises(PackError, match="audio.edges names 'lower'; .*pack.json"):
+        open_pack(path)
+
+
 def test_head_texts_and_origin_are_kept(tmp_path):
     path = write(tmp_path / "p", title="Ü", licence="CC0", source="us", made_by="me", made_from={"seed": 1})
     pack, head = open_pack(path), json.loads((path / "pack.json").read_text())

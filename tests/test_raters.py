@@ -8,7 +8,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from stf2m_core import figures, rater_table
-from stf2m_core.data import landmarks
 from stf2m_core.data.adapters.crema_d_votes import CONDITIONS, EMOTIONS, read_votes
 from stf2m_core.data.synthetic_votes import synthetic_votes
 from stf2m_core.errors import ResultError
@@ -100,18 +99,6 @@ def test_figures_without_votes_are_refused():
         figures.agreement(np.zeros((0, 3, 6)), CONDITIONS, EMOTIONS)
     with pytest.raises(ResultError, match="a clip has no votes"):
         figures.agreement(np.zeros((2, 3, 6)), CONDITIONS, EMOTIONS)
-
-
-def test_a_face_graph_has_every_landmark_and_every_edge():
-    points = np.random.default_rng(0).random((2, 68, 2))
-    drawn = figures.face_graph(points, landmarks.edges(), ["good", "bad"])
-    assert [axis.get_title() for axis in drawn.axes] == ["good", "bad"]
-    assert [(len(axis.lines), len(axis.collections[0].get_offsets())) for axis in drawn.axes] == [(75, 68)] * 2
-    assert drawn.axes[0].yaxis_inverted()
-    with pytest.raises(ResultError, match="edges name landmarks 0 to 68; expected 0 to 67"):
-        figures.face_graph(points, [[0, 68]])
-    with pytest.raises(ResultError, match="1 titles; expected 2, one for each face"):
-        figures.face_graph(points, landmarks.edges(), ["good"])
 
 
 @pytest.mark.realdata

@@ -16,6 +16,7 @@ from stf2m_core.episodes import EpisodeSampler, split_subjects
 from stf2m_core.errors import ManifestError
 from stf2m_core.experiment import STUDIES
 from stf2m_core.reproduce import find_datasets
+from stf2m_core.results import Record
 
 MANIFEST = load_manifest("ravdess")
 
@@ -123,6 +124,15 @@ def test_a_folder_of_other_files_is_refused_and_one_of_broken_ones_says_why(tmp_
     assert not (tmp_path / "pack").exists()
 
 
+def test_actors_may_be_chosen_and_those_that_are_not_there_are_refused(tmp_path):
+    for actor in ("01", "02", "03"):
+        voice(tmp_path / f"03-01-01-01-01-01-{actor}.wav")
+    chosen = clips_of(tmp_path, tmp_path / "work", actors=("01", "03"), modalities=("audio",))
+    assert (chosen.clips["subject"].tolist(), chosen.left_out) == (["01", "03"], {})
+    with pytest.raises(ManifestError, match="of actor '07' there is no file; expected 01, 02, 03"):
+        clips_of(tmp_path, tmp_path / "work", actors=("07",))
+
+
 def test_a_set_that_can_be_read_but_is_not_studied_is_found_and_adds_nothing_to_the_main_job(tmp_path):
     voice(tmp_path / "more" / "Actor_01" / "03-01-01-01-01-01-01.wav")
     assert [(manifest.name, place) for manifest, place in find(tmp_path)] == [("ravdess", tmp_path)]
@@ -157,6 +167,20 @@ def test_real_voices_become_a_pack_that_gives_episodes_of_both_regimes(real_pack
         config = EpisodeConfig(regime=regime, n_way=8, n_query=1)
         batch = EpisodeSampler(real_pack, splits, "meta_train", config, seed=0).sample(0, 3)
         assert batch.support.shape[0] == 3
+
+
+@pytest.mark.realdata
+def test_one_command_goes_from_the_voices_of_four_actors_to_a_result(tmp_path, capsys):
+    real = Path(os.environ["STF2M_DATA"]) / "ravdess" / "wav16k"
+    command = ["import", "ravdess", "--source", str(real), "--out", str(tmp_path / "pack"), "--set", "modalities=audio",
+               "--set", "actors=01,02,03,04", "--first-result", str(tmp_path / "results")]  # fmt: skip
+    assert main([*command, "--profile", "test"]) == 0
+    said = capsys.readouterr().out
+    assert "RAVDESS, recordings: 240 clips of 4 subjects" in said
+    assert "P 8-way 1-shot" in said and "st-f2m" in said
+    records = [Record.from_json(path) for path in (tmp_path / "results" / "records" / "ravdess").iterdir()]
+    assert {record.method for record in records} == {"nearest-prototype", "ridge-prototype", "st-f2m"}
+    assert {record.pack_digest for record in records} == {open_pack(tmp_path / "pack").digest}
 
 
 @pytest.mark.realdata

@@ -5,7 +5,7 @@ import codecs
 import numpy as np
 import pytest
 
-from stf2m_core.data.tables import check_labels, read_table
+from stf2m_core.data.tables import check_labels, check_numeric, read_columns, read_table
 from stf2m_core.errors import ManifestError
 
 PLAIN = 'clip,label,size\na,joy,1.5\nb,"anger, cold",\n'
@@ -100,3 +100,38 @@ def test_an_unknown_label_is_named_with_its_row_and_the_nearest(tmp_path):
     with pytest.raises(ManifestError, match="label is 'joyy' at row 3; expected anger or joy .*Did you mean 'joy'"):
         check_labels(rows["label"], ("anger", "joy"), "table.csv")
     check_labels(rows["label"][:1], ("anger", "joy"), "table.csv")
+
+
+# Tables that programs wrote
+
+
+def test_a_table_of_a_program_keeps_its_numbers_and_blanks_in_its_header_do_not_count(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("frame, x\n1, 0.5\n2, 1.5\n")
+    table = read_columns(path, ["frame", "x"], skipinitialspace=True)
+    check_numeric(table, ["frame", "x"], str(path))
+    assert table["x"].tolist() == [0.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "a.csv cannot be read: .*No such file.*; expected a CSV table"),
+        (b"", "a.csv cannot be read: No columns"),
+        (b"x\n\xff\xfe\n", "a.csv cannot be read: .*utf-8"),
+        (b"x\n1\n", "column 'frame' is missing; expected frame, x"),
+    ],
+)
+def test_what_is_no_table_of_a_program_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(ManifestError, match=message):
+        read_columns(tmp_path / "a.csv", ["frame", "x"])
+
+
+def test_a_missing_column_may_be_told_by_the_program_that_should_have_written_it(tmp_path):
+    (tmp_path / "a.csv").write_text("x\nhigh\n")
+    with pytest.raises(ManifestError, match="column 'frame' is missing; expected the columns of OpenFace 2"):
+        read_columns(tmp_path / "a.csv", ["frame"], expected="the columns of OpenFace 2")
+    with pytest.raises(ManifestError, match="x holds a cell that is no number; expected numbers .*a.csv"):
+        check_numeric(read_columns(tmp_path / "a.csv", ["x"]), ["x"], "a.csv")

@@ -96,13 +96,13 @@ def write_folder(target: Path, fill: Callable[[Path], None], *, overwrite: bool,
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
-        _check_replaceable(target, overwrite, members)
+        check_replaceable(target, overwrite, members)
         temporary, handle = _begin(target)
         try:
             fill(temporary)
             _sync_tree(temporary)
             with locked(target.parent, exclusive=True):
-                _check_replaceable(target, overwrite, members)
+                check_replaceable(target, overwrite, members)
                 _commit(temporary, target)
         finally:
             _unlock(handle)
@@ -148,7 +148,12 @@ def _discard(old: Path, target: Path) -> None:
         shutil.rmtree(dead, ignore_errors=True)
 
 
-def _check_replaceable(target: Path, overwrite: bool, members: frozenset[str]) -> None:
+def check_replaceable(target: Path, overwrite: bool, members: frozenset[str]) -> None:
+    """Refuse to write where something is that must not be replaced.
+
+    Raises:
+        PackError: if the target is a file, holds what is not among the members, or is there and `overwrite` is False.
+    """
     if not os.path.lexists(target):
         return
     if not target.is_dir():

@@ -76,12 +76,33 @@ def check_head(head: Mapping[str, Any], where: str) -> None:
         for key in ("nodes", "channels"):
             if not _are_names(facts[key]):
                 raise PackError(f"{name}.{key} is {facts[key]!r}", expected="different, non-empty names", where=where)
+        if "edges" in facts:
+            _check_edges(name, facts["edges"], facts["nodes"], where)
     try:
         json.dumps(head, allow_nan=False, ensure_ascii=False).encode("utf-8")
     except (TypeError, ValueError) as error:
         raise PackError(
             f"pack.json cannot hold what it should: {error}", expected="what JSON can hold", where=where
         ) from error
+
+
+def _check_edges(modality: str, edges: object, nodes: list[str], where: str) -> None:
+    """Refuse a graph that joins what is no node, a node to itself, or two nodes twice."""
+    if not isinstance(edges, list) or not edges:
+        raise PackError(f"{modality}.edges is {edges!r}", expected="a list of pairs of nodes, or no such key",
+                        where=where)  # fmt: skip
+    seen = set()
+    for edge in edges:
+        if not isinstance(edge, list) or len(edge) != 2 or not all(isinstance(node, str) for node in edge):
+            raise PackError(f"{modality}.edges holds {edge!r}", expected="pairs of names of nodes", where=where)
+        strange = [node for node in edge if node not in nodes]
+        if strange:
+            raise PackError(f"{modality}.edges names {strange[0]!r}", expected="nodes of this modality", where=where)
+        if edge[0] == edge[1] or frozenset(edge) in seen:
+            wrong = "joins a node to itself" if edge[0] == edge[1] else "is there twice"
+            raise PackError(f"edge {' - '.join(edge)} of {modality} {wrong}", expected="two nodes, each pair once",
+                            where=where)  # fmt: skip
+        seen.add(frozenset(edge))
 
 
 def _are_names(names: object) -> bool:

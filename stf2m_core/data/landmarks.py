@@ -27,6 +27,11 @@ def edges() -> np.ndarray:
     return np.array([*found, *_BETWEEN], np.int64)
 
 
+def named_edges() -> tuple[tuple[str, str], ...]:
+    """The edges as a pack takes them: pairs of names."""
+    return tuple((NAMES[first], NAMES[second]) for first, second in edges())
+
+
 def _steps(chain: list[int], closed: bool) -> list[tuple[int, int]]:
     return list(zip(chain, [*chain[1:], chain[0]] if closed else chain[1:], strict=False))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import os
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +17,8 @@ import numpy as np
 
 from stf2m_core.data.folder import sha256
 from stf2m_core.data.manifest_file import FileFacts, Manifest, ModalityFacts, nearest, read_manifest
-from stf2m_core.data.pack import RaggedViews, mask_nonfinite, write_pack
+from stf2m_core.data.options import WORK, check_options, typed_options
+from stf2m_core.data.pack import RaggedViews, check_target, mask_nonfinite, write_pack
 from stf2m_core.data.reading import Reading
 from stf2m_core.errors import ManifestError
 
@@ -30,11 +31,11 @@ __all__ = [
     "import_dataset",
     "load_manifest",
     "manifest_folder",
+    "options_of",
     "read_manifest",
 ]
 
 _PACKAGE = "stf2m_core.data.adapters"
-_WORK = "work"  # the argument of an adapter's read that takes the folder of what is costly to make
 _SHOWN = 10  # clips left out that the report shows one by one
 
 
@@ -207,7 +208,8 @@ def import_dataset(
     """
     manifest = load_manifest(name, manifests=manifests)
     adapter = _adapter(manifest)
-    _check_options(adapter, options, manifest)
+    check_options(adapter, options, manifest.name)
+    check_target(out, overwrite=overwrite)
     folder = _checked_source(manifest, source)
     given = {**options, **_work_folder(adapter, out)}
     reading = Reading.of(adapter.read(folder, manifest, **given), manifest)
@@ -232,6 +234,18 @@ def import_dataset(
     return _report(manifest, pack, reading, views, {modality: masked[modality][1] for modality in order})
 
 
+def options_of(
+    name: str, words: Sequence[str], *, manifests: str | os.PathLike[str] | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """Options for `import_dataset` out of words such as "modalities=audio", typed as the data set's adapter takes them.
+
+    Raises:
+        ManifestError: if the data set or an option is unknown, or a value is of another kind.
+    """
+    manifest = load_manifest(name, manifests=manifests)
+    return typed_options(_adapter(manifest), words, name)
+
+
 def _adapter(manifest: Manifest) -> ModuleType:
     folder = Path(__file__).parent / "adapters"
     names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
@@ -247,25 +261,10 @@ def _adapter(manifest: Manifest) -> ModuleType:
 
 def _work_folder(adapter: ModuleType, out: str | os.PathLike[str]) -> dict[str, Path]:
     """Where an adapter may keep what is costly to make, for those that ask for it."""
-    if _WORK not in inspect.signature(adapter.read).parameters:
+    if WORK not in signature(adapter.read).parameters:
         return {}
     pack = Path(os.path.abspath(out))
-    return {_WORK: pack.with_name(f"{pack.name}.media")}
-
-
-def _check_options(adapter: ModuleType, options: Mapping[str, Any], manifest: Manifest) -> None:
-    parameters = inspect.signature(adapter.read).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return  # such an adapter checks its options itself
-    legal = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != _WORK]
-    for option in options:
-        if option not in legal:
-            raise ManifestError(
-                f"option {option!r} is unknown",
-                expected=", ".join(legal) or "no options",
-                where=f"import of {manifest.name}",
-                remedy=nearest(option, legal),
-            )
+    return {WORK: pack.with_name(f"{pack.name}.media")}
 
 
 def _checked_source(manifest: Manifest, source: str | os.PathLike[str] | None) -> Path | None:

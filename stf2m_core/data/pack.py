@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from stf2m_core.data.clips import check_clips, check_segments, from_csv, to_csv, vote_columns
-from stf2m_core.data.folder import inside, locked, recover, sha256, write_folder
+from stf2m_core.data.folder import check_replaceable, inside, locked, recover, sha256, write_folder
 from stf2m_core.data.head import (
     CLIPS,
     FORMAT,
@@ -87,6 +87,18 @@ class Pack:
                 f"modality {modality!r} is unknown", expected=" or ".join(self.modalities), where=str(self.path)
             )
         return self._views[modality]
+
+    def edges(self, modality: str) -> np.ndarray | None:
+        """(edge, 2) int64 numbers of nodes that are neighbours, each pair once; None where the pack tells no graph.
+
+        Raises:
+            PackError: if the pack has no such modality.
+        """
+        views = self.view(modality)
+        if views.edges is None:
+            return None
+        number = {node: index for index, node in enumerate(views.nodes)}
+        return np.array([[number[first], number[second]] for first, second in views.edges], np.int64)
 
     @cached_property
     def label_ids(self) -> np.ndarray:
@@ -185,6 +197,17 @@ def write_pack(
     return target
 
 
+def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Refuse a place where `write_pack` would not write; for those who have costly work to do before.
+
+    Raises:
+        PackError: if something is there that must not be replaced.
+    """
+    target = _absolute(path)
+    recover(target)
+    check_replaceable(target, overwrite, MEMBERS)
+
+
 def _absolute(path: str | os.PathLike[str]) -> Path:
     """Absolute; a link is followed, so that the folder behind it is replaced and not the link."""
     return Path(os.path.realpath(path) if os.path.islink(path) else os.path.abspath(path))
@@ -194,7 +217,11 @@ def _facts(modality: str, views: object) -> dict[str, Any]:
     if not isinstance(views, RaggedViews):
         raise PackError(f"modality {modality!r} is a {type(views).__name__}", expected="RaggedViews", where="views")
     rate = None if views.rate_hz is None else float(views.rate_hz)
-    return {"nodes": list(views.nodes), "channels": list(views.channels), "rate_hz": rate}
+    facts = {"nodes": list(views.nodes), "channels": list(views.channels), "rate_hz": rate}
+    if views.edges is not None:
+        edges = views.edges if isinstance(views.edges, Iterable) else [views.edges]
+        facts["edges"] = [list(edge) if isinstance(edge, tuple) else edge for edge in edges]
+    return facts
 
 
 def _fill(folder: Path, head: dict[str, Any], tables: dict[str, bytes], tensors: dict[str, np.ndarray]) -> None:

@@ -30,6 +30,7 @@ class RaggedViews:
         rate_hz: frames per second where frames are uniform, else None; then `times` says when they are.
         times: (ΣT,) float32 seconds since the clip's start, never decreasing within a clip, or None (uniform).
         mask: (ΣT, node) uint8, 1 where a node was observed, or None (all were).
+        edges: pairs of names of nodes that are neighbours in the prior graph, or None (nothing is known of it).
     """
 
     values: np.ndarray
@@ -39,6 +40,7 @@ class RaggedViews:
     rate_hz: float | None = None
     times: np.ndarray | None = None
     mask: np.ndarray | None = None
+    edges: tuple[tuple[str, str], ...] | None = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -206,6 +208,7 @@ def views_of(modality: str, tensors: Mapping[str, np.ndarray], facts: Mapping[st
         rate_hz=facts["rate_hz"],
         times=tensors.get(f"{modality}.times"),
         mask=tensors.get(f"{modality}.mask"),
+        edges=tuple((first, second) for first, second in facts["edges"]) if "edges" in facts else None,
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from stf2m_core.data import landmarks
 from stf2m_core.data.manifest_file import nearest
 from stf2m_core.data.reading import Reading
 from stf2m_core.errors import ManifestError
@@ -79,7 +80,7 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
 
 def read_recordings(
     clips: pd.DataFrame, files: pd.DataFrame, work: Path, modalities: Sequence[str], *, left_out: Mapping[str, str],
-    remarks: Sequence[str] = (), n_workers: int | None = None, labels: tuple[str, ...] = (),
+    remarks: Sequence[str] = (), n_workers: int | None = None, labels: tuple[str, ...] = (), face_model: str = "",
 ) -> Reading:  # fmt: skip
     """The views of recordings, made by the media front end; clips that cannot be read are left out with their reason.
 
@@ -92,17 +93,20 @@ def read_recordings(
         remarks: of the reading so far.
         n_workers: processes; None: one per core.
         labels: of the reading.
+        face_model: TOML file of a network of the user's own, as `media.read_model_file` takes it; "" for none.
 
     Raises:
         ManifestError: if there is no clip, or a modality is unknown.
-        MediaError: if the folder cannot be written, or the front end is not installed.
+        MediaError: if the folder cannot be written, the front end is not installed, or the network is not as stated.
     """
-    from stf2m_core.data.media import MediaSettings, extract
+    from stf2m_core.data.media import MediaSettings, extract, read_model_file
 
     wanted, left_out = check_modalities(modalities), dict(left_out)
+    model = read_model_file(face_model) if face_model else None
     if len(clips) == 0:
         return Reading(clips=clips, views={}, left_out=left_out, remarks=remarks, labels=labels)
-    done = extract(files, work, MediaSettings(modalities=wanted), n_workers=n_workers, progress=sys.stderr.isatty())
+    settings = MediaSettings(modalities=wanted, face_model=model)
+    done = extract(files, work, settings, n_workers=n_workers, progress=sys.stderr.isatty())
     failed = done.report[~done.kept]
     left_out |= dict(zip(failed["clip_id"], failed["reason"], strict=True))
     duration = done.report["duration_s"].to_numpy()[done.kept].astype(float)
@@ -110,7 +114,12 @@ def read_recordings(
     noticed = done.report["remarks"][done.kept]
     counts = noticed[noticed != ""].value_counts()
     spoken = [f"{count} clips: {remark}" for remark, count in counts.head(_SHOWN).items()]
-    return Reading(clips=kept, views=done.views, left_out=left_out, remarks=[*remarks, *spoken], labels=labels)
+    views = dict(done.views)
+    if model is not None:
+        spoken.append(f"{model.kind} by {Path(model.path).name}, sha256 {model.sha256[:12]}…; licence: {model.licence}")
+        if model.kind == "landmarks" and model.kind in views:
+            views[model.kind] = replace(views[model.kind], edges=landmarks.named_edges())
+    return Reading(clips=kept, views=views, left_out=left_out, remarks=[*remarks, *spoken], labels=labels)
 
 
 def _reason(path: Path, root: Path, other: Path | None) -> str | None:

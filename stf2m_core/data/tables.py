@@ -1,7 +1,7 @@
-"""CSV tables from outside, as people and programs write them: text columns and what was noticed come out.
+"""CSV tables from outside: what people wrote comes out as text with what was noticed, what programs wrote as numbers.
 
-Accepted: UTF-8 with or without byte-order mark, UTF-16 with one, Windows-1252; commas, semicolons or tabs; blanks
-around names; empty rows and columns at the end, as spreadsheets leave them. What had to be guessed is remarked.
+Accepted from people: UTF-8 with or without byte-order mark, UTF-16 with one, Windows-1252; commas, semicolons or tabs;
+blanks around names; empty rows and columns at the end, as spreadsheets leave them. What had to be guessed is remarked.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -106,6 +107,42 @@ def read_table(path: str | Path, columns: Sequence[str]) -> Table:
             remedy=nearest(missing[0], [str(name) for name in rows.columns]),
         )
     return Table(rows, str(path), tuple(remarks), separator != ",")
+
+
+def read_columns(path: Path, columns: Sequence[str], *, expected: str = "", **how: Any) -> pd.DataFrame:
+    """The table in a CSV file that a program wrote, UTF-8, with numbers as numbers; nothing is guessed or mended.
+
+    Args:
+        path: the file.
+        columns: those that must be there; blanks around names do not count.
+        expected: what to name in the message where one is missing; "" names the columns.
+        how: further settings of `pandas.read_csv`.
+
+    Raises:
+        ManifestError: if the file cannot be read or lacks a column.
+    """
+    try:
+        table = pd.read_csv(path, encoding="utf-8", **how)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ManifestError(f"{path.name} cannot be read: {reason}", expected="a CSV table", where=str(path)) from error
+    table.columns = table.columns.str.strip()
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        expected = expected or ", ".join(columns)
+        raise ManifestError(f"column {missing[0]!r} is missing", expected=expected, where=str(path))
+    return table
+
+
+def check_numeric(table: pd.DataFrame, columns: Sequence[str], where: str) -> None:
+    """Refuse a table of which one of the columns is not all numbers.
+
+    Raises:
+        ManifestError: naming the first such column.
+    """
+    strange = [name for name in columns if not pd.api.types.is_numeric_dtype(table[name])]
+    if strange:
+        raise ManifestError(f"{strange[0]} holds a cell that is no number", expected="numbers", where=where)
 
 
 def check_labels(found: pd.Series, labels: Sequence[str], where: str) -> None:

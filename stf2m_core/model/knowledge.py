@@ -48,10 +48,9 @@ def discriminants(moments: Tensor, label: Tensor, person: Tensor, n_directions: 
         n_directions: how many.
         shrinkage: of the covariance within emotions towards a multiple of the identity.
     """
-    cells, center, member, _ = _cells(moments.double(), label, person)
-    centred = moments.double() - center[person]
-    emotion = _mean_of_cells(cells - center[:, None], member)
-    within = centred - emotion[label]
+    cells, member, _ = _cells(moments.double(), label, person)
+    emotion, center = _additive(cells, member)
+    within = moments.double() - center[person] - emotion[label]
     covariance = within.T @ within / max(1, len(within) - 1)
     ridge = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
     variance, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * ridge)
@@ -59,9 +58,9 @@ def discriminants(moments: Tensor, label: Tensor, person: Tensor, n_directions: 
     between = emotion[member.any(0)] @ whiten
     own = _row_space(between - between.mean(0), float(between.norm()))
     habits = ((cells - center[:, None] - emotion) @ whiten)[member]
-    size = float(habits.norm())  # before the projection: what it leaves of nothing is rounding
     habits = habits - habits @ own.T @ own
-    chosen = torch.cat([own, _row_space(habits, size)])[:n_directions]
+    # what is left of nothing is rounding, small against the emotions
+    chosen = torch.cat([own, _row_space(habits, float(between.norm()))])[:n_directions]
     # turned so that persons differ along single directions: what is kept per direction then tells their covariance
     persons = (center - center.mean(0)) @ whiten @ chosen.T
     chosen = torch.linalg.svd(persons, full_matrices=True).Vh @ chosen
@@ -80,16 +79,15 @@ def knowledge(embedding: Tensor, label: Tensor, person: Tensor, n_labels: int) -
         n_labels: labels of the data set.
     """
     values = embedding.double()
-    cells, center, member, count = _cells(values, label, person, n_labels)
+    cells, member, count = _cells(values, label, person, n_labels)
     inside = values - cells[person, label]
     n_cells = int(member.sum())
     clip = (inside**2).sum(0) / max(1, len(values) - n_cells)
     # a feature in which clips hardly differ carries nothing; its variance must not blow it up
     clip = clip.clamp(min=max(1e-6, 0.25 * float(clip.max())))
-    grand = center.mean(0)
-    anchor = _mean_of_cells(cells - center[:, None], member) + grand
+    anchor, center = _additive(cells, member)
     per_cell = float(count[member].double().mean())
-    habits = (cells - center[:, None] - anchor + grand)[member]
+    habits = (cells - center[:, None] - anchor)[member]
     n_free = max(1, n_cells - member.shape[0] - int(member.any(0).sum()) + 1)
     habit = ((habits**2).sum(0) / n_free - clip / per_cell).clamp(min=0.02 * clip)
     n_way = float(member.sum(1).double().mean())
@@ -101,23 +99,34 @@ def knowledge(embedding: Tensor, label: Tensor, person: Tensor, n_labels: int) -
     return Knowledge(*(t.to(embedding.dtype) for t in (anchor, clip, habit, person_)), n_persons=len(center))
 
 
-def _cells(values: Tensor, label: Tensor, person: Tensor, n_labels: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Means (person, label, feature), their mean per person, which cells have clips, and how many."""
+def _cells(values: Tensor, label: Tensor, person: Tensor, n_labels: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Means (person, label, feature), which cells have clips, and how many."""
     n_labels = max(n_labels, int(label.max()) + 1)
-    owner = one_hot(person * n_labels + label, (int(person.max()) + 1) * n_labels).to(values.dtype)
-    count = owner.sum(0)
-    cells = (owner.T @ values / count.clamp(min=1)[:, None]).unflatten(0, (-1, n_labels))
+    owner, n_cells = person * n_labels + label, (int(person.max()) + 1) * n_labels
+    count = values.new_zeros(n_cells).index_add_(0, owner, torch.ones_like(values[:, 0]))
+    total = values.new_zeros(n_cells, values.shape[1]).index_add_(0, owner, values)
+    cells = (total / count.clamp(min=1)[:, None]).unflatten(0, (-1, n_labels))
     count = count.unflatten(0, (-1, n_labels))
-    member = count > 0
-    center = (cells * member[..., None]).sum(1) / member.sum(1, keepdim=True).clamp(min=1)
-    return cells, center, member, count
+    return cells, count > 0, count
+
+
+def _additive(cells: Tensor, member: Tensor) -> tuple[Tensor, Tensor]:
+    """Emotions (label, feature) and persons (person, feature, mean zero) whose sums fit the cells best.
+
+    Least squares, so that nobody's emotions look different because the others showed another choice of them. Where
+    people and emotions do not overlap at all the two cannot be told apart, and the least departures are taken.
+    """
+    person, label = member.nonzero(as_tuple=True)
+    design = torch.cat([one_hot(person, len(member)), one_hot(label, member.shape[1])], 1).to(cells.dtype)
+    values = cells[member]
+    grand = values.mean(0)
+    # through the normal equations: persons + labels are few, cells may be many
+    found = torch.linalg.pinv(design.T @ design, hermitian=True, rtol=1e-10) @ (design.T @ (values - grand))
+    persons, emotions = found.split([len(member), member.shape[1]])
+    return emotions + persons.mean(0) + grand, persons - persons.mean(0)
 
 
 def _row_space(rows: Tensor, size: float) -> Tensor:
     """(rank, feature) orthonormal, the direction of most variance first; below 1e-8 of `size` is rounding."""
     _, strength, axes = torch.linalg.svd(rows, full_matrices=False)
     return axes[strength > 1e-8 * size]
-
-
-def _mean_of_cells(cells: Tensor, member: Tensor) -> Tensor:
-    return (cells * member[..., None]).sum(0) / member.sum(0).clamp(min=1)[:, None]

@@ -28,23 +28,29 @@ class FastWeights:
     """What adapts, one row per episode.
 
     Attributes:
-        weight: (episode, way, embedding) of the head.
-        bias: (episode, way) of the head.
+        center: (episode, way, embedding) c_e, where each class lies.
+        metric: (episode, embedding) s, log factor of what each feature counts.
+        bias: (episode, way) b_e.
         consequent: (episode, rule, consequent).
         shift: (episode, rule, feature) of the rule centres.
         gamma: (episode, channel) FiLM scale.
         beta: (episode, channel) FiLM shift.
+        residual: (episode, way, embedding) v_e, what the recurrent network adds; does not adapt.
+        own: (episode, way * shot, way, embedding) what each support clip itself added to the centers; does not adapt.
     """
 
-    weight: Tensor
+    center: Tensor
+    metric: Tensor
     bias: Tensor
     consequent: Tensor
     shift: Tensor
     gamma: Tensor
     beta: Tensor
+    residual: Tensor
+    own: Tensor
 
 
-GROUPS = {"head": ("weight", "bias"), "fuzzy": ("consequent", "shift"), "film": ("gamma", "beta")}
+GROUPS = {"head": ("center", "metric", "bias"), "fuzzy": ("consequent", "shift"), "film": ("gamma", "beta")}
 """Names of the fast tensors of each group."""
 
 
@@ -71,6 +77,13 @@ class Support:
     own: Tensor
     order: Tensor
     kept: Tensor | None = None
+
+    @property
+    def left(self) -> Tensor:
+        """(episode, way * shot) share of a clip's class that is there without it."""
+        share = self.weight[..., None] * self.target
+        rest = 1 - share / share.sum(1, keepdim=True).clamp(min=1e-8)
+        return (self.target * rest).sum(-1).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -113,6 +126,8 @@ class STF2M(nn.Module):
             self.plain = PlainNetwork(size, sum(p.numel() for p in self.rules.parameters()))
             del self.rules
         self.register_buffer("known", known)
+        # [other people, own]: temperature of the answers, from meta-validation
+        self.register_buffer("softening", torch.ones(2))
         self.anchor = nn.Parameter(torch.randn(len(known), size) * 0.1)
         # [other people, own]: what an anchor is worth, in clips, and the metric, per embedding feature
         self.log_worth = nn.Parameter(torch.ones(2, size))
@@ -123,18 +138,23 @@ class STF2M(nn.Module):
         for name, (nodes, channels) in shapes.items():
             self.register_buffer(f"shift_{name}", torch.zeros(1, nodes, channels))
             self.register_buffer(f"scale_{name}", torch.ones(1, nodes, channels))
+            self.register_buffer(f"worth_{name}", torch.ones(2, nodes, channels))
+        if config.train.start > 0:
+            self.name_emotion = nn.Linear(size, len(known))
         self.rates = nn.ParameterDict(self._rates(size, hidden))
 
     def _rates(self, size: int, hidden: int) -> dict[str, nn.Parameter]:
         """Raw inner learning rates (softplus makes them positive), per parameter but tied over classes and episodes."""
         fuzzy = self.config.fuzzy
         shapes = {
-            "weight": ((size,), 0.01), "bias": ((), 0.01), "consequent": ((fuzzy.n_rules, fuzzy.n_consequents), 0.01),
-            "shift": ((fuzzy.n_rules, fuzzy.n_features), 0.01), "gamma": ((hidden,), 0.01), "beta": ((hidden,), 0.01),
+            "center": (size,), "metric": (size,), "bias": (), "consequent": (fuzzy.n_rules, fuzzy.n_consequents),
+            "shift": (fuzzy.n_rules, fuzzy.n_features), "gamma": (hidden,), "beta": (hidden,),
         }  # fmt: skip
+        # a bias moves all clips alike: at full speed it would learn a class by its number before any feature
+        slow = {"bias": 0.1}
         return {
-            name: nn.Parameter(torch.full(shape, rate).expm1().log())
-            for name, (shape, rate) in shapes.items()
+            name: nn.Parameter(torch.full(shape, slow.get(name, 1.0) * self.config.inner.rate).expm1().log())
+            for name, shape in shapes.items()
             if name in self.adapting
         }
 
@@ -176,7 +196,7 @@ class STF2M(nn.Module):
         else:
             consequent = shift = self.anchor.new_zeros(n_episodes, 1, 1)
         none = self.anchor.new_zeros(n_episodes, 0)
-        return FastWeights(none, none, consequent, shift, zero, zero)
+        return FastWeights(none, none, none, consequent, shift, zero, zero, none, none)
 
     def start(self, support: Support, *, conditioned: bool = True) -> FastWeights:
         """theta_0: where the inner loop starts.
@@ -218,37 +238,76 @@ class STF2M(nn.Module):
     def _with_head(
         self, theta: FastWeights, fuzzified: Fuzzified, support: Support, residual: Tensor | float, trust: Tensor
     ) -> FastWeights:
-        """Prototype head: W_e = 2 c_e / T + v_e, b_e = -|c_e|^2 / T. Source: Proto-MAML (Triantafillou et al. 2020)."""
+        """The head starts at the prototypes."""
         center = self.prototypes(fuzzified.embedding, support, trust)
-        temperature = self.log_temperature.exp()
-        metric = self.log_metric[support.own.long()].exp()[:, None] / temperature
-        return replace(theta, weight=2 * metric * center + residual, bias=-(metric * center**2).sum(-1))
+        zero = torch.zeros_like(center[..., 0])
+        theta = replace(theta, center=center, metric=torch.zeros_like(center[:, 0]), bias=zero,
+                        residual=residual + torch.zeros_like(center))  # fmt: skip
+        if not self.config.inner.left_out:
+            return theta
+        return replace(theta, own=center[:, None] - self.prototypes(fuzzified.embedding, support, trust, left_out=True))
 
-    def prototypes(self, embedding: Tensor, support: Support, trust: Tensor) -> Tensor:
+    def head(self, embedding: Tensor, theta: FastWeights, support: Support, *, left_out: bool = False) -> Tensor:
+        """W_e . e + b_e with W_e = 2 m c_e + v_e and b_e = b'_e - |c_e|^2_m: distances to the centers in the metric m.
+
+        (episode, clip, way). The centers adapt, not W_e, so that the head stays one of distances. Source: Proto-MAML
+        (Triantafillou et al. 2020); its form ours, D-57.
+
+        Args:
+            embedding: (episode, clip, embedding); if left out, of `n` views of each support clip, view by view.
+            theta: fast weights.
+            support: of the episodes.
+            left_out: each support clip meets centers to which it added nothing.
+        """
+        metric = self.log_metric[support.own.long()].exp() * (theta.metric - self.log_temperature).exp()
+        added = torch.einsum("ebd,ewd->ebw", embedding, theta.residual) + theta.bias[:, None]
+        if not left_out:
+            weight = 2 * metric[:, None] * theta.center
+            bias = -(metric[:, None] * theta.center**2).sum(-1)
+            return added + torch.einsum("ebd,ewd->ebw", embedding, weight) + bias[:, None]
+        center, metric = theta.center[:, None] - theta.own, metric[:, None, None]
+        views = embedding.unflatten(1, (-1, center.shape[1]))
+        said = torch.einsum("evsd,eswd->evsw", views, 2 * metric * center) - (metric * center**2).sum(-1)[:, None]
+        return added + said.flatten(1, 2)
+
+    def prototypes(self, embedding: Tensor, support: Support, trust: Tensor, *, left_out: bool = False) -> Tensor:
         """c_e = (sum_i w_i q_ie e_i + k_e (a_e + s)) / (sum_i w_i q_ie + k_e): posterior means of a two-level Gaussian.
 
         a_e is the anchor of a known emotion, k_e its worth in clips (0 for a new emotion), and s the shift of the
         support's person, shared by all emotions: s = sum_e g_e (m_e - a_e) / (sum_e g_e + v), where m_e is the mean of
         the n_e clips and g_e = n_e k_e / (n_e + k_e); 0 where the query is of someone else. Source: prototypes of Snell
         et al. 2017; anchors and shift ours, D-08 and D-22.
+
+        Args:
+            embedding: (episode, way * shot, embedding) e_i.
+            support: of the episodes.
+            trust: (episode,) log factor of k_e.
+            left_out: for each support clip without that clip; a new emotion of which nothing is left is put at 0.
+
+        Returns:
+            (episode, way, embedding), or (episode, way * shot, way, embedding) if left out.
         """
-        share = support.weight[..., None] * support.target
-        count = share.sum(1)[..., None]
-        mean = torch.einsum("esw,esd->ewd", share, embedding) / count.clamp(min=1e-8)
-        own = support.own[:, None, None].to(mean.dtype)
-        known = self.known[support.classes][..., None].to(mean.dtype)
+        share = (support.weight[..., None] * support.target)[..., None]
+        count, total = share.sum(1), torch.einsum("esw,esd->ewd", share[..., 0], embedding)
+        own = support.own[:, None, None].to(total.dtype)
+        known = self.known[support.classes][..., None].to(total.dtype)
         worth = known * torch.exp(self.log_worth[support.own.long()] + trust[:, None])[:, None]
         anchor = self.anchor[support.classes]
+        if left_out:
+            own, worth, anchor, all_count, all_total = (t[:, None] for t in (own, worth, anchor, count, total))
+            count, total = (all_count - share).clamp(min=0), all_total - share * embedding[:, :, None]
+        mean = total / count.clamp(min=1e-8)
         certainty = count * worth / (count + worth).clamp(min=1e-8)
-        total = certainty.sum(1, keepdim=True) + self.log_worth_shift.exp()
-        shift = own * (certainty * (mean - anchor)).sum(1, keepdim=True) / total
-        return (count * mean + worth * (anchor + shift)) / (count + worth).clamp(min=1e-8)
+        doubt = certainty.sum(-2, keepdim=True) + self.log_worth_shift.exp()
+        shift = own * (certainty * (mean - anchor)).sum(-2, keepdim=True) / doubt
+        return (total + worth * (anchor + shift)) / (count + worth).clamp(min=1e-8)
 
     def adapt(self, support: Support, n_steps: int, *, second_order: bool = False, conditioned: bool = True,
               differentiable: bool = False) -> list[FastWeights]:  # fmt: skip
         """theta_0 ... theta_k: gradient steps on random views of the support.
 
-        theta_{j+1} = theta_j - alpha * clip(grad L_in(theta_j)), the same formula for every episode at once.
+        theta_{j+1} = theta_j - alpha * clip(grad L_in(theta_j)), the same formula for every episode at once; no step is
+        taken where no clip has others of its class, and so nothing to learn from.
 
         Args:
             support: of the episodes.
@@ -261,6 +320,8 @@ class STF2M(nn.Module):
         if not differentiable:
             support = _detached(support)
             theta = FastWeights(*(getattr(theta, f.name).detach() for f in fields(FastWeights)))
+        if self.config.inner.left_out and not bool(support.left.any()):
+            return [theta] * (n_steps + 1)
         path = [theta]
         for _ in range(n_steps):
             path.append(self._inner_step(path[-1], support, second_order, differentiable))
@@ -285,19 +346,22 @@ class STF2M(nn.Module):
     def inner_loss(self, theta: FastWeights, support: Support) -> Tensor:
         """L_in: weighted cross-entropy of the random views of the support, (episode,).
 
-        A clip's own share in the rules' label distributions is left out where its class has other clips; with one shot
-        nothing would be left but the prior.
+        No clip votes for itself: what it added to the head is taken away again, and so is its own share in the rules'
+        label distributions. Otherwise the loss is small from the start, and its gradient teaches only to trust the
+        support more. A clip weighs as much as its class has left without it, (n - 1) / n of n clips: with one shot
+        there is nothing to learn from, and theta stays (D-57).
         """
         n_episodes, n_clips, n_way = support.target.shape
         n_views = support.views.mask.shape[0] // (n_episodes * n_clips)
+        left_out = self.config.inner.left_out
         shown = self.fuzzify(support.views, theta, support.kept)
-        logits = torch.einsum("ebd,ewd->ebw", shown.embedding, theta.weight) + theta.bias[:, None]
+        logits = self.head(shown.embedding, theta, support, left_out=left_out)
         if self.has_rules:
             clean = self.fuzzify(support.clean, theta, support.kept)
             prior = self.rules.prior(support.classes, self.known)
             facts = (clean.firing, support.target, support.weight, prior, self.config.fuzzy.prior_weight)
             firing = shown.firing.unflatten(1, (n_views, n_clips))
-            if n_clips > n_way:
+            if left_out:
                 share = torch.einsum("evsr,esrw->evsw", firing, rule_labels_left_out(*facts))
             else:
                 share = torch.einsum("evsr,erw->evsw", firing, rule_labels(*facts))
@@ -305,23 +369,27 @@ class STF2M(nn.Module):
         target = support.target.repeat(1, n_views, 1)
         weight = support.weight.repeat(1, n_views)
         losses = -(target * log_softmax(logits, -1)).sum(-1)
+        if left_out:
+            losses = losses * support.left.repeat(1, n_views)
         return (weight * losses).sum(1) / weight.sum(1).clamp(min=1e-8)
 
     def predict(self, query: Encoded, theta: FastWeights, support: Support) -> Prediction:
         """Class probabilities; every clip is scored alone.
 
-        logit_e = W_e . e + b_e + omega log(mu_e + 1e-6), mu_e = sum_r phi_r Pi_re.
+        logit_e = (W_e . e + b_e + omega log(mu_e + 1e-6)) / T, mu_e = sum_r phi_r Pi_re; T is 1 until meta-validation
+        has chosen the weights.
         """
         said = self.fuzzify(query, theta, support.kept)
-        logits = torch.einsum("ebd,ewd->ebw", said.embedding, theta.weight) + theta.bias[:, None]
+        logits = self.head(said.embedding, theta, support)
+        temperature = self.softening[support.own.long()][:, None, None]
         if not self.has_rules:
-            return Prediction(log_softmax(logits, -1), torch.softmax(logits, -1), said)
+            return Prediction(log_softmax(logits / temperature, -1), torch.softmax(logits, -1), said)
         clean = self.fuzzify(support.clean, theta, support.kept)
         prior = self.rules.prior(support.classes, self.known)
         labels = rule_labels(clean.firing, support.target, support.weight, prior, self.config.fuzzy.prior_weight)
         share = torch.einsum("ebr,erw->ebw", said.firing, labels)
         logits = logits + softplus(self.fuzzy_voice) * torch.log(share + LOG_FLOOR)
-        return Prediction(log_softmax(logits, -1), share, said)
+        return Prediction(log_softmax(logits / temperature, -1), share, said)
 
     def recall(self, fuzzified: Fuzzified) -> Tensor:
         """Log-probabilities over all labels of the data set from what meta-training learned of them, without support.

@@ -16,6 +16,7 @@ import pandas as pd
 from stf2m_core.data.manifest_file import Manifest
 from stf2m_core.data.ragged import RaggedViews
 from stf2m_core.data.reading import clip_table, one_frame
+from stf2m_core.data.tables import read_columns
 from stf2m_core.errors import ManifestError
 
 CONDITIONS = ("voice", "face", "audiovisual")
@@ -80,7 +81,8 @@ def read_votes(folder: str | Path) -> Votes:
     """
     folder = Path(folder)
     path = _find(folder, _VOTES)
-    table = _read_csv(path, ("fileName", "numResponses", *_LETTERS), index=True)
+    columns = ("fileName", "numResponses", *_LETTERS)
+    table = read_columns(path, columns, index_col=0, keep_default_na=False)
     condition = table.index.to_numpy() // _ROWS_PER_CONDITION - 1
     clip_id, row = np.unique(table["fileName"].to_numpy(str), return_inverse=True)
     _check_rows(condition, row, clip_id, path)
@@ -171,17 +173,6 @@ def _find(folder: Path, name: str) -> Path:
         if (folder / place / name).is_file():
             return folder / place / name
     raise ManifestError(f"{name} is missing", expected=f"it in {folder} or its folder upstream or processedResults")
-
-
-def _read_csv(path: Path, columns: tuple[str, ...], *, index: bool = False) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, index_col=0 if index else None, keep_default_na=False, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{path.name} cannot be read: {error}", expected="a CSV table", where=str(path)) from error
-    missing = [name for name in columns if name not in table.columns]
-    if missing:
-        raise ManifestError(f"column {missing[0]!r} is missing", expected=", ".join(columns), where=str(path))
-    return table
 
 
 def _parse(clip_id: np.ndarray, path: Path) -> pd.DataFrame:

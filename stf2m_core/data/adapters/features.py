@@ -1,8 +1,8 @@
 """Features of one's own: one archive of arrays per modality and a CSV file that lists the clips enter, clips leave.
 
 `<modality>.npz` holds values (frame, node, channel), or (frame, channel) for one node; offsets (clip + 1,), left out if
-each clip has one frame; and of times (frame,), mask (frame, node), nodes, channels, rate_hz what there is. Clip i is
-row i of the list.
+each clip has one frame; and of times (frame,), mask (frame, node), nodes, channels, rate_hz, edges (edge, 2) as names
+of nodes what there is. Clip i is row i of the list.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stf2m_core.data.ragged import RaggedViews
 from stf2m_core.data.reading import Reading
 from stf2m_core.errors import ManifestError
 
-_KEYS = ("values", "offsets", "times", "mask", "nodes", "channels", "rate_hz")
+_KEYS = ("values", "offsets", "times", "mask", "nodes", "channels", "rate_hz", "edges")
 
 
 def read(
@@ -77,6 +77,7 @@ def _views(path: Path, duration: np.ndarray) -> RaggedViews:
         rate_hz=rate,
         times=times,
         mask=arrays["mask"].astype(np.uint8) if "mask" in arrays else None,
+        edges=_edges(arrays.get("edges"), path),
     )
 
 
@@ -123,6 +124,15 @@ def _names(names: np.ndarray | None, n: int, kind: str, path: Path) -> tuple[str
     if names.shape != (n,):
         raise ManifestError(f"{kind}s has shape {names.shape}", expected=f"{n} names", where=str(path))
     return tuple(str(name) for name in names)
+
+
+def _edges(edges: np.ndarray | None, path: Path) -> tuple[tuple[str, str], ...] | None:
+    if edges is None:
+        return None
+    if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind != "U":
+        raise ManifestError(f"edges are {edges.dtype} of shape {edges.shape}", expected="names of nodes (edge, 2)",
+                            where=str(path))  # fmt: skip
+    return tuple((first, second) for first, second in edges.tolist())
 
 
 def _spans(views: RaggedViews) -> np.ndarray:

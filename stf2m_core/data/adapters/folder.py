@@ -18,6 +18,7 @@ _PATHS = ("path", "audio_path", "words_path")
 def read(
     source: Path, manifest: Manifest, *, work: Path, table: str = "clips.csv", labels: Sequence[str] | None = None,
     modalities: Sequence[str] = ("visual", "audio", "prosody", "text"), n_workers: int | None = None,
+    face_model: str = "",
 ) -> Reading:  # fmt: skip
     """The clips of the table whose file is there; files without a row are named in the report.
 
@@ -32,6 +33,7 @@ def read(
         labels: names of the labels in order; None: the manifest's, else those in the table, sorted.
         modalities: of the front end; text only for clips with text or words.
         n_workers: processes of the front end.
+        face_model: TOML file that describes a network of your own for faces; see `media.model_file.ModelFile`.
 
     Raises:
         ManifestError: if the table is malformed.
@@ -49,6 +51,7 @@ def read(
     return read_recordings(
         listed.clips[keep].reset_index(drop=True), files[keep].reset_index(drop=True), work, modalities,
         left_out=left_out, remarks=listed.remarks, n_workers=n_workers, labels=listed.labels,
+        face_model=face_model,
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from stf2m_core.data.reading import Reading, clip_table
 from stf2m_core.data.unpickle import load_plain_pickle
 from stf2m_core.errors import ManifestError
 
+_MOSI = (1284, 229, 686)
 _SPLITS = {"train": "train", "valid": "val", "test": "test"}
 _VIEWS = {"text": "text", "audio": "audio", "vision": "visual"}
 _LABELS = ("negative", "neutral", "positive")
@@ -37,13 +38,14 @@ def read(source: Path, manifest: Manifest, *, file: str | None = None, words_per
         words_per_s: the nominal rate of speech.
 
     Raises:
-        ManifestError: if the pickle holds code, is damaged or not of these formats.
+        ManifestError: if the pickle holds code, is damaged, not of these formats, or of the other data set.
     """
     path = find_pickle(source, file)
     content = load_plain_pickle(path)
     if not isinstance(content, dict) or not set(_SPLITS) <= set(content):
         raise ManifestError(f"{path.name} has no splits", expected="train, valid and test", where=str(path))
     parts = [_Part(content[name], name, path) for name in _SPLITS]
+    check_set(manifest.name, tuple(part.n_clips for part in parts), path)
     parts = [part for part in parts if part.n_clips]
     lengths = {name: np.concatenate([part.lengths(name) for part in parts]) for name in _VIEWS}
     duration = np.maximum(lengths["text"], 1) / words_per_s
@@ -87,6 +89,29 @@ def find_pickle(source: Path, file: str | None) -> Path:
         names = ", ".join(str(path.relative_to(source)) for path in found[:5]) or "none"
         raise ManifestError(f"{source} has {len(found)} pickles ({names})", expected="one", remedy="Name it with file=")
     return found[0]
+
+
+def check_set(name: str, sizes: tuple[int, ...], path: Path) -> None:
+    """Refuse a pickle of the other one of the two sets: both go by the names aligned_50.pkl and unaligned_50.pkl.
+
+    CMU-MOSI has 2199 utterances, of which 1284, 229 and 686 are for training, validation and test; CMU-MOSEI has more
+    than ten times as many. A part of CMU-MOSEI of at most 2199 cannot be told from CMU-MOSI by this, and passes.
+
+    Args:
+        name: of the manifest.
+        sizes: clips in train, valid and test.
+        path: of the pickle.
+
+    Raises:
+        ManifestError: if the name is cmu_mosi and there are more clips than CMU-MOSI has, or cmu_mosei and the splits
+            are those of CMU-MOSI.
+    """
+    other = {"cmu_mosi": "cmu_mosei", "cmu_mosei": "cmu_mosi"}.get(name)
+    wrong = {"cmu_mosi": sum(sizes) > sum(_MOSI), "cmu_mosei": sizes == _MOSI}
+    if other and wrong[name]:
+        said = f"{path.name} has {', '.join(map(str, sizes))} clips in train, valid and test"
+        expected = f"at most {sum(_MOSI)} in all" if name == "cmu_mosi" else "more: these are the splits of CMU-MOSI"
+        raise ManifestError(said, expected=expected, where=str(path), remedy=f"Import it as {other}")
 
 
 class _Part:

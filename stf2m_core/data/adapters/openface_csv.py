@@ -16,6 +16,7 @@ from stf2m_core.data.manifest_file import Manifest
 from stf2m_core.data.ragged import RaggedViews
 from stf2m_core.data.reading import Reading
 from stf2m_core.data.recordings import find_recordings
+from stf2m_core.data.tables import check_numeric, read_columns
 from stf2m_core.errors import ManifestError
 
 UNITS = ("AU01", "AU02", "AU04", "AU05", "AU06", "AU07", "AU09", "AU10", "AU12", "AU14", "AU15", "AU17", "AU20", "AU23",
@@ -71,12 +72,8 @@ def read_track(path: Path, confidence: float = 0.5) -> dict[str, np.ndarray]:
     Raises:
         ManifestError: naming a column that is missing or no number, or if time runs backwards or two faces are told.
     """
-    try:
-        table = pd.read_csv(path, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ManifestError(f"{path.name} cannot be read: {reason}", expected="a CSV table", where=str(path)) from error
-    table.columns = table.columns.str.strip()
+    table = read_columns(path, _NEEDED, expected="the columns of OpenFace 2", skipinitialspace=True)
+    check_numeric(table, _NEEDED, str(path))
     _check(table, path)
     values = np.zeros((len(table), len(UNITS), 2), np.float32)
     for channel, ending in enumerate(("_r", "_c")):
@@ -93,12 +90,6 @@ def read_track(path: Path, confidence: float = 0.5) -> dict[str, np.ndarray]:
 
 
 def _check(table: pd.DataFrame, path: Path) -> None:
-    missing = [name for name in _NEEDED if name not in table.columns]
-    if missing:
-        raise ManifestError(f"column {missing[0]!r} is missing", expected="the columns of OpenFace 2", where=str(path))
-    strange = [name for name in _NEEDED if not pd.api.types.is_numeric_dtype(table[name])]
-    if strange:
-        raise ManifestError(f"{strange[0]} holds a cell that is no number", expected="numbers", where=str(path))
     if len(table) == 0 or (np.diff(table["timestamp"]) < 0).any():
         raise ManifestError(f"{path.name} is empty or its time runs backwards", expected="rising time stamps",
                             where=str(path))  # fmt: skip
@@ -124,4 +115,5 @@ def _join(
         channels=channels,
         times=np.concatenate([track["times"] - track["times"][0] for track in tracks]).astype(np.float32),
         mask=np.repeat(seen[:, None].astype(np.uint8), len(nodes), axis=1),
+        edges=landmarks.named_edges() if name == "landmarks" else None,
     )

@@ -15,19 +15,21 @@ from stf2m_core.data.manifest_file import Manifest
 from stf2m_core.data.ragged import RaggedViews
 from stf2m_core.data.reading import Reading, clip_table, spread_words
 from stf2m_core.data.recordings import find_recordings
-from stf2m_core.data.tables import check_labels, read_table
+from stf2m_core.data.tables import check_labels, check_numeric, read_columns, read_table
 from stf2m_core.errors import ManifestError
 
 UNITS = ("AU01", "AU02", "AU04", "AU05", "AU06", "AU07", "AU09", "AU10", "AU11", "AU12", "AU14", "AU15", "AU17", "AU20",
          "AU23", "AU24", "AU25", "AU26", "AU28", "AU43")  # fmt: skip
 _LANDMARKS = [f"{axis}_{number}" for axis in "xy" for number in range(landmarks.N_LANDMARKS)]
 _TABLE = "clip_attrs.csv"
+_SAME_FACE = "subjects are numbers of phrases: the test is of other phrases of the same faces, and of nobody new"
 _CLASSES = {"gn": "good news", "ists": "bad news"}
 
 
 def read(
-    source: Path, manifest: Manifest, *, rate_hz: float = 25.0, confidence: float = 0.5, clips_per_subject: int = 20
-) -> Reading:
+    source: Path, manifest: Manifest, *, rate_hz: float = 25.0, confidence: float = 0.5, clips_per_subject: int = 20,
+    hold_out: str = "people",
+) -> Reading:  # fmt: skip
     """The clips of which there are both a track and a row in the table.
 
     Args:
@@ -36,10 +38,14 @@ def read(
         rate_hz: frames per second of the video; the tracks say only the second each frame lies in, and must agree.
         confidence: frames whose face is less certain are masked.
         clips_per_subject: clips in a row of the table that one person spoke.
+        hold_out: "people", or "phrases": then every phrase number of a person stands as a subject of its own, so that
+            a single person's clips give meta-splits, which share no phrase; they all share the face.
 
     Raises:
-        ManifestError: if a table is malformed, or a track's seconds do not fit the rate.
+        ManifestError: if a table is malformed, a track's seconds do not fit the rate, or `hold_out` is something else.
     """
+    if hold_out not in ("people", "phrases"):
+        raise ManifestError(f"hold_out is {hold_out!r}", expected="'people' or 'phrases'", where=manifest.name)
     table = read_table(source / _TABLE, ("clipN", "class", "phraseN", "phrase_txt")).without_repeats("clipN")
     rows = table.rows.assign(label=table.rows["class"].str.strip().map(_CLASSES).fillna(table.rows["class"]))
     rows["subject"] = [f"s{row // clips_per_subject + 1:02d}" for row in range(len(rows))]
@@ -54,11 +60,17 @@ def read(
         return Reading(clips=rows, views={}, left_out=left_out)
     duration = np.array([track.duration_s for track in tracks])
     views = {
-        "visual": _join([track.points for track in tracks], tracks, landmarks.NAMES, ("x", "y")),
+        "visual": _join(
+            [track.points for track in tracks], tracks, landmarks.NAMES, ("x", "y"), landmarks.named_edges()
+        ),
         "action_units": _join([track.units for track in tracks], tracks, UNITS, ("intensity",)),
         "text": spread_words(rows["phrase_txt"].tolist(), duration),
     }
-    return Reading(clips=_clips(rows, duration), views=views, left_out=left_out, remarks=table.remarks)
+    clips, remarks = _clips(rows, duration), list(table.remarks)
+    if hold_out == "phrases":
+        clips["subject"] = clips["group"]
+        remarks.append(_SAME_FACE)
+    return Reading(clips=clips, views=views, left_out=left_out, remarks=remarks)
 
 
 def _clips(rows: pd.DataFrame, duration: np.ndarray) -> pd.DataFrame:
@@ -100,18 +112,10 @@ class _Track:
 
 def _read_track(path: Path, wanted: list[str]) -> pd.DataFrame:
     """The columns wanted and the clock; the thousands of others are not parsed."""
-    try:
-        table = pd.read_csv(path, usecols=lambda name: name.strip() in {*wanted, "approx_time"}, skipinitialspace=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ManifestError(f"{path.name} cannot be read: {reason}", expected="a CSV table", where=str(path)) from error
-    table.columns = table.columns.str.strip()
-    missing = [name for name in wanted if name not in table.columns]
-    if missing:
-        raise ManifestError(f"column {missing[0]!r} is missing", expected="the columns of py-feat", where=str(path))
-    strange = [name for name in wanted if not pd.api.types.is_numeric_dtype(table[name])]
-    if strange:
-        raise ManifestError(f"{strange[0]} holds a cell that is no number", expected="numbers", where=str(path))
+    read = {*wanted, "approx_time"}
+    table = read_columns(path, wanted, expected="the columns of py-feat", skipinitialspace=True,
+                         usecols=lambda name: name.strip() in read)  # fmt: skip
+    check_numeric(table, wanted, str(path))
     return table
 
 
@@ -133,7 +137,10 @@ def _check_seconds(table: pd.DataFrame, frame: np.ndarray, rate_hz: float, path:
         )
 
 
-def _join(parts: list[np.ndarray], tracks: list[_Track], nodes: tuple[str, ...], channels: tuple[str, ...]):
+def _join(
+    parts: list[np.ndarray], tracks: list[_Track], nodes: tuple[str, ...], channels: tuple[str, ...],
+    edges: tuple[tuple[str, str], ...] | None = None,
+) -> RaggedViews:  # fmt: skip
     values = np.concatenate(parts).astype(np.float32)
     seen = np.concatenate([track.seen for track in tracks])
     values[~seen] = 0
@@ -144,4 +151,5 @@ def _join(parts: list[np.ndarray], tracks: list[_Track], nodes: tuple[str, ...],
         channels=tuple(channels),
         times=np.concatenate([track.times for track in tracks]).astype(np.float32),
         mask=np.repeat(seen[:, None].astype(np.uint8), len(nodes), axis=1),
+        edges=edges,
     )

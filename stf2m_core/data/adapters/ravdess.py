@@ -29,7 +29,7 @@ _BOTH, _VIDEO, _VOICE = "01", "02", "03"
 
 def read(
     source: Path, manifest: Manifest, *, work: Path, channel: str = "speech", modalities: Sequence[str] | None = None,
-    n_workers: int | None = None,
+    actors: Sequence[str] = (), n_workers: int | None = None,
 ) -> Reading:  # fmt: skip
     """The takes in a folder and its subfolders.
 
@@ -39,10 +39,11 @@ def read(
         work: where the front end keeps what it made.
         channel: "speech" or "song".
         modalities: of the front end; None: audio and prosody, and visual where there is video.
+        actors: "01" to "24", to read these alone; () reads all that are there.
         n_workers: processes of the front end.
 
     Raises:
-        ManifestError: if the channel is unknown.
+        ManifestError: if the channel is unknown, or of one of the actors there is no file.
     """
     if channel not in _CHANNELS:
         raise ManifestError(f"channel is {channel!r}", expected="'speech' or 'song'", where=manifest.name)
@@ -52,6 +53,7 @@ def read(
     strange = names[parts["take"].isna()]
     left_out = {**found.left_out, **{name: "its name is none of RAVDESS" for name in strange}}
     parts = parts.dropna(subset="take")
+    parts = _of_actors(parts, actors, source)
     chosen = parts[parts["channel"] == _CHANNELS[channel]]
     takes = _takes(chosen, manifest, left_out)
     if modalities is None:
@@ -63,6 +65,15 @@ def read(
     return read_recordings(
         clips, files, work, modalities, left_out=left_out, remarks=remarks, n_workers=n_workers
     )  # fmt: skip
+
+
+def _of_actors(files: pd.DataFrame, actors: Sequence[str], source: Path) -> pd.DataFrame:
+    there = sorted(set(files["actor"]))
+    for actor in actors:
+        if actor not in there:
+            raise ManifestError(f"of actor {actor!r} there is no file", expected=", ".join(there) or "files of RAVDESS",
+                                where=str(source))  # fmt: skip
+    return files[files["actor"].isin(list(actors))] if actors else files
 
 
 def _takes(files: pd.DataFrame, manifest: Manifest, left_out: dict[str, str]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from stf2m_core.data.manifest_file import Manifest
 from stf2m_core.data.ragged import RaggedViews
+from stf2m_core.data.tables import read_columns
 from stf2m_core.data.words import N_CHANNELS, hash_words, words_of
 from stf2m_core.errors import ManifestError
 
@@ -45,7 +46,8 @@ def read(source: Path, manifest: Manifest) -> tuple[pd.DataFrame, dict[str, Ragg
     Raises:
         ManifestError: if a file is malformed or the two files tell different stories.
     """
-    arrays, index = _load_features(source / _FEATURES), _load_index(source / _INDEX)
+    arrays = _load_features(source / _FEATURES)
+    index = read_columns(source / _INDEX, _COLUMNS, keep_default_na=False)
     _cross_check(arrays, index, manifest, source)
     duration = index["audio_duration_s"].to_numpy(np.float64)
     views = {
@@ -67,17 +69,6 @@ def _load_features(path: Path) -> dict[str, np.ndarray]:
         raise ManifestError(
             f"{path.name} cannot be read: {error}", expected="an npz archive", where=str(path)
         ) from error
-
-
-def _load_index(path: Path) -> pd.DataFrame:
-    try:
-        index = pd.read_csv(path, keep_default_na=False, encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{path.name} cannot be read: {error}", expected="a CSV table", where=str(path)) from error
-    missing = [name for name in _COLUMNS if name not in index.columns]
-    if missing:
-        raise ManifestError(f"column {missing[0]!r} is missing", expected=", ".join(_COLUMNS), where=str(path))
-    return index
 
 
 def _cross_check(arrays: dict[str, np.ndarray], index: pd.DataFrame, manifest: Manifest, source: Path) -> None:

@@ -10,6 +10,9 @@ from stf2m_core.data.manifest_file import Manifest
 from stf2m_core.data.ragged import RaggedViews
 from stf2m_core.data.synemo import SynEmoConfig, generate
 
+SETTINGS = SynEmoConfig
+"""Its fields are options, besides the preset."""
+
 
 def read(
     source: None, manifest: Manifest, *, preset: str = "smoke", **settings: Any

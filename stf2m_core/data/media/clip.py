@@ -145,7 +145,8 @@ def _signals(
         _check_complete(heard, settings)
     streams, track = {}, None
     if wants_video and main.has_video and eye.times:
-        streams["visual"], track = eye.stream(main.frame_size)
+        seen, track = eye.streams(main.frame_size)
+        streams |= seen
     if not (wants_video or wants_audio) and math.isfinite(main.stated_s):
         main.audio_end_s = main.stated_s  # words need a length and nothing else, so nothing was decoded
     if wants_audio and heard.has_audio:
@@ -162,7 +163,8 @@ class _Eye:
 
     def __init__(self, settings: MediaSettings):
         self.settings = settings
-        self.tracker = self.reader = None
+        self.tracker = self.reader = self.network = None
+        self.answers: list[tuple[np.ndarray, np.ndarray]] = []
         self.times: list[float] = []
         self.faces: list[tuple[float, ...]] = []
 
@@ -173,20 +175,31 @@ class _Eye:
             from stf2m_core.data.media.regions import RegionReader
 
             self.tracker, self.reader = FaceTracker(self.settings), RegionReader()
+            if self.settings.face_model is not None:
+                from stf2m_core.data.media.face_network import network_of
+
+                self.network = network_of(self.settings.face_model)
         face = self.tracker.follow(picture)
         certain = face is not None and face.confidence >= self.settings.face_confidence
         self.reader.read(picture.gray, picture.time, face if certain else None)
+        if self.network is not None:
+            self.answers.append(self.network.read(picture.gray, face if certain else None))
         self.times.append(picture.time)
         box, confidence = ((math.nan,) * 4, 0.0) if face is None else (face.box, face.confidence)
         self.faces.append((*box, confidence, self.tracker.n_faces))
 
-    def stream(self, frame_size: tuple[int, int]) -> tuple[Stream, FaceTrack]:
-        """All that was seen."""
+    def streams(self, frame_size: tuple[int, int]) -> tuple[dict[str, Stream], FaceTrack]:
+        """All that was seen: visual, and what the user's network made of it."""
         from stf2m_core.data.media.regions import CHANNELS, NODES
 
         times, faces = np.array(self.times, np.float32), np.array(self.faces, np.float32)
         track = FaceTrack(times, faces[:, :4], faces[:, 4], faces[:, 5].astype(np.int16), frame_size)
-        return Stream(np.stack(self.reader.values), times, np.stack(self.reader.mask), NODES, CHANNELS), track
+        streams = {"visual": Stream(np.stack(self.reader.values), times, np.stack(self.reader.mask), NODES, CHANNELS)}
+        if self.network is not None:
+            values, mask = (np.stack(part) for part in zip(*self.answers, strict=True))
+            kind = self.network.model.kind
+            streams[kind] = Stream(values, times, mask, self.network.nodes, self.network.channels)
+        return streams, track
 
 
 def _sound_streams(sound: object, settings: MediaSettings) -> dict[str, Stream]:

@@ -80,10 +80,14 @@ def extract(
         progress: show a bar.
 
     Raises:
-        MediaError: if the table is not as described, or the views cannot be written, as when the disk is full. A clip
-            that cannot be read does not raise; it is a row of the report.
+        MediaError: if the table or the face model is not as described, or the views cannot be written, as when the
+            disk is full. A clip that cannot be read does not raise; it is a row of the report.
     """
     settings, folder = settings or MediaSettings(), Path(out).absolute()
+    if settings.face_model is not None:  # refused once, and not clip by clip
+        from stf2m_core.data.media.face_network import network_of
+
+        network_of(settings.face_model)
     requests = _requests(pd.DataFrame(clips), folder, settings)
     n_workers = n_workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
     answers: list[dict[str, Any]] = [{} for _ in requests]

@@ -94,12 +94,12 @@ class RegionReader:
         values[-1, _N_LOOKS:] = (*head, np.hypot(*head))
 
 
-def cut_out(cv2: object, gray: np.ndarray, box: tuple[float, ...]) -> np.ndarray:
-    """(96, 96) uint8: the face in its box; what lies outside the picture repeats the picture's border."""
+def cut_out(cv2: object, gray: np.ndarray, box: tuple[float, ...], pixels: int = SIZE) -> np.ndarray:
+    """(pixels, pixels) uint8: the face in its box; what lies outside the picture repeats the picture's border."""
     x, y, width, height = box
     side = _WIDER * max(width, height)
     centre = (x + width / 2, y + height / 2 + _LOWER * height)
-    first, scale = (centre[0] - side / 2, centre[1] - side / 2), side / SIZE
+    first, scale = (centre[0] - side / 2, centre[1] - side / 2), side / pixels
     shrink = max(1, int(scale))  # area means first, so that large faces do not alias
     left, top = (max(0, int(at) - shrink) for at in first)
     part = gray[top : int(first[1] + side) + 2 * shrink + 1, left : int(first[0] + side) + 2 * shrink + 1]
@@ -110,7 +110,7 @@ def cut_out(cv2: object, gray: np.ndarray, box: tuple[float, ...]) -> np.ndarray
     start = [(at - corner) / shrink + (step - 1) / 2 for at, corner in zip(first, (left, top), strict=True)]
     place = np.array([[step, 0, start[0]], [0, step, start[1]]])
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(part, place, (SIZE, SIZE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(part, place, (pixels, pixels), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from stf2m_core.data.media.model_file import ModelFile
 from stf2m_core.errors import MediaError
 
 VERSION = 1
@@ -62,9 +63,13 @@ class MediaSettings:
     """Channels that letter trigrams are hashed into."""
     complete: float = 0.9
     """A file that gives less than this part of the length it states is refused as truncated."""
+    face_model: ModelFile | None = None
+    """A network of the user's own; beside visual it makes the modality of its kind, landmarks or embedding."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
+        if isinstance(self.face_model, dict):  # as it comes to a worker
+            object.__setattr__(self, "face_model", ModelFile(**self.face_model))
         for name, fine, expected in self._rules():
             if not fine:
                 raise MediaError(
@@ -91,6 +96,7 @@ class MediaSettings:
             ("pitch_step", 0.05 <= self.pitch_step <= 1, "0.05 to 1"),
             ("word_channels", 1 <= self.word_channels <= 256, "1 to 256"),
             ("complete", 0 <= self.complete <= 1, "0 to 1"),
+            ("face_model", self.face_model is None or "visual" in self.modalities, "none without visual"),
         ]
 
     @property
@@ -105,5 +111,8 @@ class MediaSettings:
 
     def digest(self) -> str:
         """16 hex digits, the same for the same features on every machine."""
-        text = json.dumps([VERSION, asdict(self)], sort_keys=True)
+        facts = {name: value for name, value in asdict(self).items() if name != "face_model"}
+        if self.face_model is not None:
+            facts["face_model"] = self.face_model.facts()
+        text = json.dumps([VERSION, facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
