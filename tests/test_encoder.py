@@ -8,19 +8,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from stf2m_core.config import EncoderConfig
-from stf2m_core.model.encoder import (
-    Block,
-    Dropout,
-    Encoder,
-    SpatialConvolution,
-    TemporalConvolution,
-    complete_graph,
-    joint_graph,
-    masked_softmax,
-    slot_centers,
-    slots,
-    time_features,
-)
+from stf2m_core.model.encoder import Block, Dropout, Encoder, masked_softmax
+from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph
+from stf2m_core.model.temporal import TemporalConvolution, slot_centers, slots, time_features
 from stf2m_core.shapes import ViewBatch
 from stf2m_core.views import Statistics, standardised
 

@@ -15,109 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from stf2m_core.config import EncoderConfig
+from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph
+from stf2m_core.model.temporal import TIME_FEATURES, TemporalConvolution, slot_centers, slots, time_features
 from stf2m_core.shapes import ViewBatch
 
-N_PAIRS = 16
-TIME_FEATURES = 2 * N_PAIRS + 3
 EPSILON = 1e-5
-
-
-def time_features(times: Tensor, observed: Tensor, duration: Tensor, step_s: float) -> Tensor:
-    """Positional encoding on real time: (clip, time, 35).
-
-    Sines and cosines of the seconds since the clip's start (periods 60 s to 0.1 s), the share of the clip that has
-    passed, log(1 + gap / usual gap) to the last observed frame, and a flag of the first observed frame.
-
-    Args:
-        times: (clip, time) seconds.
-        observed: (clip, time) bool.
-        duration: (clip,) seconds.
-        step_s: usual gap, seconds.
-
-    Source: Vaswani et al. 2017 for the waves; METHOD, 'Time'.
-    """
-    pairs = torch.arange(N_PAIRS, device=times.device, dtype=times.dtype)
-    rate = 2 * math.pi / 60 * (600 ** (pairs / (N_PAIRS - 1)))
-    wave = times[..., None] * rate
-    seen = torch.where(observed, times, torch.full_like(times, -math.inf))
-    last = torch.cat([torch.full_like(times[:, :1], -math.inf), seen.cummax(1).values[:, :-1]], 1)
-    first = observed & torch.isinf(last)
-    gap = torch.where(torch.isinf(last), torch.zeros_like(times), times - last).clamp(min=0)
-    rest = torch.stack([times / duration[:, None], torch.log1p(gap / step_s), first.to(times.dtype)], -1)
-    features = torch.cat([wave.sin(), wave.cos(), rest], -1)
-    return torch.where(observed[..., None], features, torch.zeros((), dtype=times.dtype, device=times.device))
-
-
-class TemporalConvolution(nn.Module):
-    """Gated, dilated convolution along time, per node, that renormalises for masked frames.
-
-    TC(H) = (n sum_o W_o a_o H_o + b + H) * sigmoid(n sum_o V_o a_o H_o + c), with n = taps / observed taps.
-    Source: gates as in STGCN (Yu et al. 2018), renormaliser as in partial convolution (Liu et al. 2018).
-    """
-
-    def __init__(self, width: int, kernel: int, dilation: int, causal: bool = False):
-        super().__init__()
-        self.offsets = [dilation * (i - (kernel - 1 if causal else kernel // 2)) for i in range(kernel)]
-        self.mix = nn.Linear(kernel * width, 2 * width, bias=False)
-        self.bias = nn.Parameter(torch.zeros(2 * width))
-
-    def forward(self, state: Tensor, mask: Tensor) -> Tensor:
-        """(clip, time, node, channel), zero where masked, and the mask (clip, time, node); masked places stay zero."""
-        weight = mask.to(state.dtype)
-        taps = torch.cat([_shifted(state, o) for o in self.offsets], -1)
-        seen = sum(_shifted(weight, o) for o in self.offsets)
-        renormaliser = len(self.offsets) / seen.clamp(min=1)
-        content, gate = (self.mix(taps) * renormaliser[..., None] + self.bias).chunk(2, -1)
-        return (content + state) * gate.sigmoid() * weight[..., None]
-
-
-def _shifted(tensor: Tensor, offset: int) -> Tensor:
-    """`tensor` read `offset` frames later along axis 1, zero outside."""
-    if offset == 0:
-        return tensor
-    size = tensor.shape[1]
-    result = torch.zeros_like(tensor)
-    if abs(offset) < size:
-        if offset > 0:
-            result[:, : size - offset] = tensor[:, offset:]
-        else:
-            result[:, -offset:] = tensor[:, : size + offset]
-    return result
-
-
-class SpatialConvolution(nn.Module):
-    """Diffusion of node states over a prior and a learned graph.
-
-    SC(H) = ReLU(H W_0 + sum_A sum_j A^j H W_Aj + b + H), A in {prior, learned}, j = 1..hops. The learned graph is
-    rowsoftmax(ReLU(E_1 E_2') / sqrt(d)). Absent nodes are left out of every row, which is then renormalised.
-    Source: Graph WaveNet (Wu et al. 2019); with `identity` A = I and the number of weights stays (ablation).
-    """
-
-    def __init__(self, width: int, prior: Tensor, hops: int, identity: bool):
-        super().__init__()
-        n_nodes = prior.shape[0]
-        self.hops, self.identity = hops, identity
-        self.register_buffer("prior", prior)
-        self.source = nn.Parameter(torch.randn(n_nodes, 8) * 0.3)
-        self.target = nn.Parameter(torch.randn(n_nodes, 8) * 0.3)
-        self.mix = nn.Linear((1 + 2 * hops) * width, width)
-
-    def learned(self) -> Tensor:
-        """(node, node) rows sum to one."""
-        return torch.softmax(torch.relu(self.source @ self.target.T) / math.sqrt(self.source.shape[1]), -1)
-
-    def forward(self, state: Tensor, mask: Tensor) -> Tensor:
-        """(clip, time, node, channel) and (clip, time, node) to the same shape; masked places are zero."""
-        weight = mask.to(state.dtype)
-        parts = [state]
-        for graph in (self.prior.to(state.dtype), self.learned().to(state.dtype)):
-            share = weight @ graph.T
-            scale = (weight * torch.where(share > 0, 1 / share.clamp(min=1e-9), torch.zeros_like(share)))[..., None]
-            spread = state
-            for _ in range(self.hops):
-                spread = state if self.identity else torch.matmul(graph, spread) * scale
-                parts.append(spread)
-        return torch.relu(self.mix(torch.cat(parts, -1)) + state) * weight[..., None]
 
 
 class Block(nn.Module):
@@ -169,42 +71,6 @@ class ModalityEncoder(nn.Module):
         slotted, filled = slots(state, view.mask, view.times, centers, slot)
         # what is constant in a clip would shift every gate of the convolutions; it goes round them
         return slotted + torch.einsum("btvc,vch->btvh", level, self.level) * filled[..., None], filled
-
-
-def complete_graph(n_nodes: int) -> Tensor:
-    """The prior graph of a modality of which nothing is known: every node sees all, rows sum to one."""
-    return torch.full((n_nodes, n_nodes), 1.0 / n_nodes)
-
-
-def joint_graph(sizes: list[int]) -> Tensor:
-    """Prior of the joint graph: each modality complete, and every node linked to the first node of the others."""
-    total = sum(sizes)
-    graph = torch.zeros(total, total)
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    for start, size in zip(starts, sizes, strict=True):
-        graph[start : start + size, start : start + size] = 1
-    graph[:, starts] = 1
-    return graph / graph.sum(1, keepdim=True)
-
-
-def slot_centers(duration: Tensor, slot_s: float, max_slots: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres (clip, slot), width (clip,) in seconds, and which slots exist (clip, slot) bool.
-
-    A clip longer than max_slots allows gets wider slots.
-    """
-    width = torch.clamp(duration / (max_slots - 1), min=slot_s)
-    n_slots = (torch.ceil(duration / width * (1 - 1e-6)).long() + 1).clamp(max=max_slots)
-    index = torch.arange(int(n_slots.max()), device=duration.device)
-    return index * width[:, None], width, index < n_slots[:, None]
-
-
-def slots(state: Tensor, mask: Tensor, times: Tensor, centers: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the states near each centre with triangular weights on real time; slots without a frame are masked."""
-    weight = (1 - (times[:, None] - centers[..., None]).abs() / width[:, None, None]).clamp(min=0).to(state.dtype)
-    total = torch.matmul(weight, state.flatten(2)).unflatten(2, state.shape[2:])
-    share = torch.matmul(weight, mask.to(state.dtype))
-    filled = share > 1e-4
-    return total / torch.where(filled, share, torch.ones_like(share))[..., None] * filled[..., None], filled
 
 
 @dataclass(frozen=True)
