@@ -136,11 +136,15 @@ class EncoderConfig(_Settings):
     dilations: tuple[int, int] = (1, 2)
     """Of the two temporal convolutions of a block."""
     causal: bool = False
-    """Temporal convolutions look back only; slots still reach one slot width ahead."""
+    """Convolutions, levels and slots look back only, for prediction while a clip runs: the state of a slot is a
+    function of what was seen until the slot's centre. Clips longer than max_slots - 1 slots must be over first."""
+    positional: bool = True
+    """Whether frames and slots carry features of their time; off, only their order and spacing remain (ablation)."""
     hops: int = at_least(2, 0)
-    """Powers of each adjacency."""
-    spatial: Literal["diffusion", "identity"] = "diffusion"
-    """Learned and prior graph, or no mixing of nodes (ablation; same number of weights)."""
+    """Powers of each adjacency, or orders of its Chebyshev polynomials."""
+    spatial: Literal["diffusion", "identity", "chebyshev", "node-mixing"] = "diffusion"
+    """Diffusion over learned and prior graph, no mixing of nodes (ablation; same number of weights), Chebyshev
+    polynomials of the graphs' scaled Laplacians, or mixing only after time is pooled (ablation)."""
     slot_s: float = more_than(0.5, 0)
     """Width of a slot of the joint graph, seconds."""
     max_slots: int = at_least(32, 2)
@@ -156,6 +160,8 @@ class EncoderConfig(_Settings):
         _Settings.__post_init__(self)
         _refuse(self.kernel % 2 == 0, f"kernel = {self.kernel}", "an odd number", "encoder")
         _refuse(min(self.dilations) < 1, f"dilations = {self.dilations}", "at least 1", "encoder")
+        _refuse(self.hops == 0 and self.spatial != "identity", f"hops = 0 with spatial = {self.spatial!r}",
+                "at least 1: without a hop no node sees another; that is spatial = 'identity'", "encoder")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 
 from stf2m_core.config import EncoderConfig
 from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph
-from stf2m_core.model.temporal import TIME_FEATURES, TemporalConvolution, slot_centers, slots, time_features
+from stf2m_core.model.temporal import (
+    TIME_FEATURES,
+    TemporalConvolution,
+    level_of,
+    slot_centers,
+    slots,
+    time_features,
+)
 from stf2m_core.shapes import ViewBatch
 
 EPSILON = 1e-5
@@ -29,7 +36,8 @@ class Block(nn.Module):
         super().__init__()
         width = config.hidden
         self.before = TemporalConvolution(width, config.kernel, config.dilations[0], config.causal)
-        self.spatial = SpatialConvolution(width, prior, config.hops, config.spatial == "identity")
+        kind = "identity" if config.spatial == "node-mixing" else config.spatial
+        self.spatial = SpatialConvolution(width, prior, config.hops, kind)
         self.after = TemporalConvolution(width, config.kernel, config.dilations[1], config.causal)
         self.norm = nn.LayerNorm(width)
 
@@ -44,12 +52,12 @@ class ModalityEncoder(nn.Module):
 
     def __init__(self, n_nodes: int, n_channels: int, step_s: float, config: EncoderConfig):
         super().__init__()
-        self.step_s = step_s
+        self.step_s, self.causal = step_s, config.causal
         # every node has its own input weights: what a high value means differs from node to node
         self.weight = nn.Parameter(torch.randn(n_nodes, n_channels, config.hidden) / math.sqrt(n_channels))
         self.level = nn.Parameter(torch.randn(n_nodes, n_channels, config.hidden) / math.sqrt(n_channels))
         self.place = nn.Parameter(torch.randn(n_nodes, config.hidden) * 0.3)
-        self.time = nn.Linear(TIME_FEATURES, config.hidden)
+        self.time = nn.Linear(TIME_FEATURES, config.hidden) if config.positional else None
         self.block = Block(complete_graph(n_nodes), config)
 
     def forward(self, view: ViewBatch, centers: Tensor, slot: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
@@ -61,16 +69,20 @@ class ModalityEncoder(nn.Module):
             slot: (clip,) width in seconds.
             dropout: of the block's output.
         """
-        waves = time_features(view.times, view.mask.any(2), view.duration, self.step_s).to(view.values.dtype)
-        weight = view.mask[..., None].to(view.values.dtype)
-        level = (weight * view.values).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-        state = torch.einsum("btvc,vch->btvh", view.values - level, self.weight)
-        state = state + self.place + self.time(waves)[:, :, None]
+        level = level_of(view.values, view.mask, self.causal)
+        state = torch.einsum("btvc,vch->btvh", view.values - level, self.weight) + self.place
+        if self.time is not None:
+            duration = None if self.causal else view.duration
+            waves = time_features(view.times, view.mask.any(2), duration, self.step_s).to(view.values.dtype)
+            state = state + self.time(waves)[:, :, None]
         state = state * view.mask[..., None]
         state = dropout(self.block(state, view.mask)) + state
-        slotted, filled = slots(state, view.mask, view.times, centers, slot)
         # what is constant in a clip would shift every gate of the convolutions; it goes round them
-        return slotted + torch.einsum("btvc,vch->btvh", level, self.level) * filled[..., None], filled
+        around = torch.einsum("btvc,vch->btvh", level, self.level)
+        if self.causal:  # the level so far differs from frame to frame
+            return slots(state + around * view.mask[..., None], view.mask, view.times, centers, slot, causal=True)
+        slotted, filled = slots(state, view.mask, view.times, centers, slot)
+        return slotted + around * filled[..., None], filled
 
 
 @dataclass(frozen=True)
@@ -129,7 +141,7 @@ class Encoder(nn.Module):
         self.sizes = [shapes[name][0] for name in self.names]
         self.level1 = nn.ModuleDict({n: ModalityEncoder(*shapes[n], steps[n], config) for n in self.names})
         width = config.hidden
-        self.time = nn.Linear(TIME_FEATURES, width)
+        self.time = nn.Linear(TIME_FEATURES, width) if config.positional else None
         self.joint = Block(joint_graph(self.sizes), config)
         self.attention = nn.ModuleDict({n: nn.Linear(width, 1, bias=False) for n in self.names})
         self.project = nn.ModuleDict({n: nn.Linear(3 * width, config.embedding) for n in self.names})
@@ -144,6 +156,8 @@ class Encoder(nn.Module):
             self.nodes = nn.ModuleDict(
                 {n: nn.Linear(sizes[n] * width, config.embedding, bias=False) for n in self.names}
             )
+        if config.spatial == "node-mixing":
+            self.after_pooling = SpatialConvolution(width, joint_graph(self.sizes), config.hops)
 
     def forward(self, views: Mapping[str, ViewBatch], dropout: Dropout) -> Encoded:
         """All convolutions, once per clip."""
@@ -151,9 +165,13 @@ class Encoder(nn.Module):
         centers, width, exists = slot_centers(duration, self.config.slot_s, self.config.max_slots)
         states, masks = zip(*(self.level1[n](views[n], centers, width, dropout) for n in self.names), strict=True)
         mask = torch.cat(masks, 2) & exists[..., None]
-        waves = time_features(centers, exists, duration, self.config.slot_s).to(states[0].dtype)
-        # the slot's time enters again, so that the gates depend on when something happens as well as on what
-        state = (torch.cat(states, 2) + self.time(waves)[:, :, None]) * mask[..., None]
+        state = torch.cat(states, 2)
+        if self.time is not None:
+            ends = None if self.config.causal else duration
+            waves = time_features(centers, exists, ends, self.config.slot_s).to(state.dtype)
+            # the slot's time enters again, so that the gates depend on when something happens as well as on what
+            state = state + self.time(waves)[:, :, None]
+        state = state * mask[..., None]
         present = torch.stack([views[n].present for n in self.names], 1)
         return Encoded(dropout(self.joint(state, mask)), state, mask, present, duration, self._levels(views, dropout))
 
@@ -161,7 +179,8 @@ class Encoder(nn.Module):
         """(clip, modality, feature) linear in mean and deviation over time of all channels; 0 without the path."""
         n_clips = len(next(iter(views.values())).duration)
         if not self.config.level_path:
-            return self.time.weight.new_zeros(n_clips, len(self.names), self.config.embedding)
+            like = next(iter(self.project.values())).weight
+            return like.new_zeros(n_clips, len(self.names), self.config.embedding)
         return torch.stack([self.level[n](views[n], dropout) for n in self.names], 1)
 
     def embed(self, encoded: Encoded, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,6 +198,8 @@ class Encoder(nn.Module):
         normed = encoded.normed.unflatten(0, (n_episodes, -1))
         film = normed * (1 + gamma)[:, None, None, None] + beta[:, None, None, None]
         state = (film.flatten(0, 1) + encoded.residual) * encoded.mask[..., None]
+        if self.config.spatial == "node-mixing":
+            state = self._mixed_after_pooling(state, encoded.mask)
         parts, start = [], 0
         for name, size in zip(self.names, self.sizes, strict=True):
             nodes = slice(start, start + size)
@@ -202,6 +223,15 @@ class Encoder(nn.Module):
         pooled = (masked_softmax(self.attention[name](state)[..., 0], mask)[..., None] * state).sum(1)
         z = self.project[name](torch.cat([mean, deviation, pooled], -1))
         return z + self._nodes_apart(name, state, mask) if self.config.node_read_out else z
+
+    def _mixed_after_pooling(self, state: Tensor, mask: Tensor) -> Tensor:
+        """What the nodes' means over slots are mixed to is added to every slot (ablation).
+
+        Nodes meet only when time is gone: who moves together with whom cannot be seen any more.
+        """
+        weight = mask[..., None].to(state.dtype)
+        mean = (weight * state).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
+        return (state + self.after_pooling(mean, mask.any(1, keepdim=True))) * weight
 
     def _nodes_apart(self, name: str, state: Tensor, mask: Tensor) -> Tensor:
         """Linear in each node's masked mean over slots."""

@@ -14,7 +14,7 @@ N_PAIRS = 16
 TIME_FEATURES = 2 * N_PAIRS + 3
 
 
-def time_features(times: Tensor, observed: Tensor, duration: Tensor, step_s: float) -> Tensor:
+def time_features(times: Tensor, observed: Tensor, duration: Tensor | None, step_s: float) -> Tensor:
     """Positional encoding on real time: (clip, time, 35).
 
     Sines and cosines of the seconds since the clip's start (periods 60 s to 0.1 s), the share of the clip that has
@@ -23,7 +23,7 @@ def time_features(times: Tensor, observed: Tensor, duration: Tensor, step_s: flo
     Args:
         times: (clip, time) seconds.
         observed: (clip, time) bool.
-        duration: (clip,) seconds.
+        duration: (clip,) seconds; None: nobody knows yet how long the clip will be, and its share is zero.
         step_s: usual gap, seconds.
 
     Source: Vaswani et al. 2017 for the waves; METHOD, 'Time'.
@@ -35,7 +35,8 @@ def time_features(times: Tensor, observed: Tensor, duration: Tensor, step_s: flo
     last = torch.cat([torch.full_like(times[:, :1], -math.inf), seen.cummax(1).values[:, :-1]], 1)
     first = observed & torch.isinf(last)
     gap = torch.where(torch.isinf(last), torch.zeros_like(times), times - last).clamp(min=0)
-    rest = torch.stack([times / duration[:, None], torch.log1p(gap / step_s), first.to(times.dtype)], -1)
+    passed = torch.zeros_like(times) if duration is None else times / duration[:, None]
+    rest = torch.stack([passed, torch.log1p(gap / step_s), first.to(times.dtype)], -1)
     features = torch.cat([wave.sin(), wave.cos(), rest], -1)
     return torch.where(observed[..., None], features, torch.zeros((), dtype=times.dtype, device=times.device))
 
@@ -88,10 +89,44 @@ def slot_centers(duration: Tensor, slot_s: float, max_slots: int) -> tuple[Tenso
     return index * width[:, None], width, index < n_slots[:, None]
 
 
-def slots(state: Tensor, mask: Tensor, times: Tensor, centers: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the states near each centre with triangular weights on real time; slots without a frame are masked."""
-    weight = (1 - (times[:, None] - centers[..., None]).abs() / width[:, None, None]).clamp(min=0).to(state.dtype)
+def slots(
+    state: Tensor, mask: Tensor, times: Tensor, centers: Tensor, width: Tensor, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Means of the states near each centre with weights on real time; slots without a frame are masked.
+
+    The weights are a triangle that reaches one width to either side of the centre. If causal, a slot is the plain mean
+    of the width that ends at its centre, so that it knows nothing later.
+
+    Args:
+        state: (clip, time, node, channel), zero where masked.
+        mask: (clip, time, node) bool.
+        times: (clip, time) seconds.
+        centers: (clip, slot) seconds.
+        width: (clip,) seconds.
+        causal: whether a slot looks back only.
+    """
+    if causal:
+        # counted, not compared with both ends: rounding must not lose a frame between two slots
+        slot = torch.ceil(times / width[:, None] * (1 - 1e-6))
+        index = torch.arange(centers.shape[1], device=times.device, dtype=times.dtype)
+        weight = (slot[:, None] == index[:, None]).to(state.dtype)
+    else:
+        weight = (1 - (times[:, None] - centers[..., None]).abs() / width[:, None, None]).clamp(min=0).to(state.dtype)
     total = torch.matmul(weight, state.flatten(2)).unflatten(2, state.shape[2:])
     share = torch.matmul(weight, mask.to(state.dtype))
     filled = share > 1e-4
     return total / torch.where(filled, share, torch.ones_like(share))[..., None] * filled[..., None], filled
+
+
+def level_of(values: Tensor, mask: Tensor, causal: bool = False) -> Tensor:
+    """Mean over time of every node's channels: (clip, 1, node, channel), or so far at each time if causal.
+
+    Args:
+        values: (clip, time, node, channel), anything finite where masked.
+        mask: (clip, time, node) bool.
+        causal: whether only what has passed counts.
+    """
+    weight = mask[..., None].to(values.dtype)
+    if causal:
+        return (weight * values).cumsum(1) / weight.cumsum(1).clamp(min=1)
+    return (weight * values).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
