@@ -253,8 +253,9 @@ class VoteFusionConfig(_Settings):
 class MetaRNNConfig(_Settings):
     """The recurrent network that reads each emotion task of the support."""
 
-    kind: Literal["bilstm", "constant"] = "bilstm"
-    """Reads the support, or learned constants in its place (ablation)."""
+    kind: Literal["bilstm", "constant", "deep-set", "gru", "mmaml", "recurrent"] = "bilstm"
+    """LSTM over the shots of each class, learned constants in its place (ablation), mean over shots (control), GRU with
+    generated weights, one LSTM over the support that modulates only, or a recurrent learner that answers itself."""
     hidden: int = at_least(40, 1)
     """Per direction."""
     n_layers: int = at_least(2, 1)
@@ -263,6 +264,11 @@ class MetaRNNConfig(_Settings):
     """Numbers of the task code tau."""
     n_orders: int = at_least(4, 1)
     """Random orders of the support that are averaged at test."""
+
+    def __post_init__(self) -> None:
+        _Settings.__post_init__(self)
+        _refuse(self.kind == "gru" and self.n_layers > 1, f"n_layers = {self.n_layers} with kind = 'gru'",
+                "1: each of its weights is generated and costs three", "meta_rnn")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,6 +399,11 @@ class RunConfig(_Settings):
         _refuse(self.fuzzy.reseed_after > 0, f"reseed_after = {self.fuzzy.reseed_after} in meta-training",
                 "0: a rule that moved would leave the label prior and the rates learned for it behind; only vote "
                 "fusion re-seeds", "fuzzy")  # fmt: skip
+        kind, steps = self.meta_rnn.kind, (self.inner.steps_train, self.inner.steps_test)
+        _refuse(kind == "recurrent" and steps != (0, 0), f"steps_train, steps_test = {steps} with a recurrent learner",
+                "0 and 0: what it learns of a task is its state, there are no fast weights to step", "inner")
+        _refuse(kind == "mmaml" and "film" in self.inner.fast, f"fast = {self.inner.fast} with meta_rnn.kind = 'mmaml'",
+                "no 'film': there the modulation is generated and stays, and what it modulates adapts", "inner")
         no_rules = self.fuzzy.kind == "mlp" and self.inner.fast == ("fuzzy",)
         _refuse(no_rules, "fast = ('fuzzy',) without rules", "head or film beside it", "inner")
 

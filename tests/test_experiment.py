@@ -8,7 +8,17 @@ import pytest
 
 from stf2m_core import experiment, open_pack
 from stf2m_core.errors import ConfigError, ManifestError, PackError, RunError
-from stf2m_core.experiment import EMBEDDED, VARIANTS, Design, ablation_rows, config_for, design, main_rows, table_of
+from stf2m_core.experiment import (
+    EMBEDDED,
+    READINGS,
+    VARIANTS,
+    Design,
+    ablation_rows,
+    config_for,
+    design,
+    main_rows,
+    table_of,
+)
 from stf2m_core.results import Estimate, Record
 
 
@@ -57,13 +67,21 @@ def test_the_paper_design_has_three_seeds_and_ablates_on_every_fold():
     assert found == Design((0, 1, 2, 3), (0, 1, 2), tuple((name, (0, 1, 2, 3)) for name in VARIANTS))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *READINGS])
 def test_a_variant_changes_exactly_what_it_names(pack, variant):
+    changes = (VARIANTS | READINGS)[variant]
     full, changed = (config_for(pack, "smoke", variant=v) for v in ("full", variant))
     found = differences(full.to_mapping(), changed.to_mapping())
-    assert changed == full.replace(**VARIANTS[variant])
-    assert found <= set(VARIANTS[variant])
+    assert changed == full.replace(**changes)
+    assert found <= set(changes)
     assert bool(found) == (variant != "full")
+
+
+def test_no_reading_is_in_a_design_or_has_the_name_of_an_ablation():
+    for dataset in (EMBEDDED, "ravdess_features"):
+        for profile in ("smoke", "standard", "paper"):
+            assert not {name for name, _ in design(dataset, profile).variants} & set(READINGS)
+    assert not set(VARIANTS) & set(READINGS)
 
 
 def test_fold_and_seed_change_nothing_else(pack):
