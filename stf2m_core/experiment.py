@@ -45,9 +45,10 @@ READINGS: dict[str, dict[str, Any]] = {
     "modulation-only": {"meta_rnn__kind": "mmaml", "inner__fast": ("head", "fuzzy")},
     # a learner that must learn to learn has no use for steps in which only prototypes are trained
     "recurrent-learner": {
-        "meta_rnn__kind": "recurrent", "inner__steps_train": 0, "inner__steps_test": 0, "train__warm_up": 0.1,
+        "meta_rnn__kind": "recurrent", "inner__steps_train": 0, "inner__steps_test": 0, "inner__n_views": 0,
+        "train__warm_up": 0.1,
     },
-    "zero-order": {"inner__steps_train": 0, "inner__steps_test": 0},
+    "zero-order": {"inner__steps_train": 0, "inner__steps_test": 0, "inner__n_views": 0},
     "first-order": {"train__second_order": False},
 }  # fmt: skip
 """Other readings of the paper, and further controls: made like ablations, but in no design. Who needs one for a table

@@ -104,6 +104,17 @@ def test_a_pack_the_kit_does_not_know_is_asked_as_many_ways_as_it_has_labels(pac
     assert experiment.study_of(dataclasses.replace(pack, name="mine")).test[0].n_way == 5
 
 
+@pytest.mark.parametrize("variant", READINGS)
+def test_every_reading_trains_answers_and_is_recorded_under_its_name(pack, tmp_path, variant):
+    config = config_for(pack, "test", variant=variant)
+    run = experiment.train_run(pack, config, tmp_path, variant=variant, progress_bar=False)
+    made = experiment.evaluate_run(pack, config, tmp_path, variant=variant)
+    assert run.summary["steps"] == 4 and np.isfinite(run.summary["best_nll"])
+    assert (run.summary["adapted"] == 0) == (config.inner.steps_test == 0)
+    assert [record.variant for record in made] == [variant] * len(experiment.study_of(pack).test)
+    assert all(0 <= record.metrics["accuracy"]["mean"] <= 1 for record in made)
+
+
 # --- packs
 
 

@@ -16,7 +16,7 @@ ROWS = [
     ("results", "training"),
     ("evaluation",),
     ("vote_fusion", "vote_cards", "vote_table", "rater_table", "experiment", "inspection", "figures", "factor_table"),
-    ("own_data",),
+    ("own_data", "costs"),
     ("environment", "report", "kernel", "locks", "notebook"),
     ("jobs",),
     ("reproduce", "__main__"),
