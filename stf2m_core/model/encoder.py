@@ -173,7 +173,18 @@ class Encoder(nn.Module):
             state = state + self.time(waves)[:, :, None]
         state = state * mask[..., None]
         present = torch.stack([views[n].present for n in self.names], 1)
-        return Encoded(dropout(self.joint(state, mask)), state, mask, present, duration, self._levels(views, dropout))
+        normed = dropout(self.joint(state, mask))
+        if self.config.spatial == "node-mixing":
+            state = state + self._pooled_and_mixed(normed + state, mask)
+        return Encoded(normed, state, mask, present, duration, self._levels(views, dropout))
+
+    def _pooled_and_mixed(self, state: Tensor, mask: Tensor) -> Tensor:
+        """The nodes' means over slots, mixed, in every slot (ablation).
+
+        Nodes meet only when time is gone: who moves together with whom cannot be seen any more.
+        """
+        pooled = level_of(state, mask)
+        return self.after_pooling(pooled, mask.any(1, keepdim=True)) * mask[..., None]
 
     def _levels(self, views: Mapping[str, ViewBatch], dropout: Dropout) -> Tensor:
         """(clip, modality, feature) linear in mean and deviation over time of all channels; 0 without the path."""
@@ -198,8 +209,6 @@ class Encoder(nn.Module):
         normed = encoded.normed.unflatten(0, (n_episodes, -1))
         film = normed * (1 + gamma)[:, None, None, None] + beta[:, None, None, None]
         state = (film.flatten(0, 1) + encoded.residual) * encoded.mask[..., None]
-        if self.config.spatial == "node-mixing":
-            state = self._mixed_after_pooling(state, encoded.mask)
         parts, start = [], 0
         for name, size in zip(self.names, self.sizes, strict=True):
             nodes = slice(start, start + size)
@@ -223,15 +232,6 @@ class Encoder(nn.Module):
         pooled = (masked_softmax(self.attention[name](state)[..., 0], mask)[..., None] * state).sum(1)
         z = self.project[name](torch.cat([mean, deviation, pooled], -1))
         return z + self._nodes_apart(name, state, mask) if self.config.node_read_out else z
-
-    def _mixed_after_pooling(self, state: Tensor, mask: Tensor) -> Tensor:
-        """What the nodes' means over slots are mixed to is added to every slot (ablation).
-
-        Nodes meet only when time is gone: who moves together with whom cannot be seen any more.
-        """
-        weight = mask[..., None].to(state.dtype)
-        mean = (weight * state).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-        return (state + self.after_pooling(mean, mask.any(1, keepdim=True))) * weight
 
     def _nodes_apart(self, name: str, state: Tensor, mask: Tensor) -> Tensor:
         """Linear in each node's masked mean over slots."""
