@@ -162,6 +162,8 @@ class EncoderConfig(_Settings):
         _refuse(min(self.dilations) < 1, f"dilations = {self.dilations}", "at least 1", "encoder")
         _refuse(self.hops == 0 and self.spatial != "identity", f"hops = 0 with spatial = {self.spatial!r}",
                 "at least 1: without a hop no node sees another; that is spatial = 'identity'", "encoder")  # fmt: skip
+        _refuse(self.causal and self.spatial == "node-mixing", "causal = True with spatial = 'node-mixing'",
+                "another spatial: nodes that meet after time is pooled meet when the clip is over", "encoder")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

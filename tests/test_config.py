@@ -150,6 +150,7 @@ def test_a_value_out_of_range_is_refused_wherever_it_is_set(kind, settings, expe
         ({"encoder__hops": 0}, "hops = 0 with spatial = 'diffusion'; expected at least 1"),
         ({"encoder__hops": 0, "encoder__spatial": "chebyshev"}, "hops = 0 with spatial = 'chebyshev'"),
         ({"encoder__hops": 0, "encoder__spatial": "node-mixing"}, "hops = 0 with spatial = 'node-mixing'"),
+        ({"encoder__causal": True, "encoder__spatial": "node-mixing"}, "causal = True with spatial = 'node-mixing'"),
         ({"fuzzy__reseed_after": 50}, "reseed_after = 50 in meta-training; expected 0: a rule that moved"),
     ],
 )

@@ -153,6 +153,10 @@ def test_costs_are_shares_of_an_episode_and_do_not_depend_on_how_many_are_counte
     built = Built(pack)
     two = EpisodeSampler(pack, split_subjects(pack, built.config.split, 0), "meta_test", study_of(pack).test[0], 0)
     one, both = (cost_of(built.model, built.data, two.sample(0, n)) for n in (1, 2))
+    support = encode_episodes(built.model, built.data, two.sample(0, 1), seed=0, stream="cost").support
+    with torch.no_grad():
+        paths = [multiply_adds(lambda n=n: built.model.adapt(support, n))[0] for n in range(4)]
+    assert paths == [one.start + n * one.step for n in range(4)]
     names = ("parameters", "adapted", "start", "step", "answer")
     assert [getattr(one, n) for n in names] == [getattr(both, n) for n in names]
     assert both.encode == pytest.approx(one.encode, rel=0.01)  # the learned graph is made once for all clips

@@ -111,8 +111,7 @@ def states(encoder, views):
 NOW = 1.5
 
 
-@pytest.mark.parametrize("settings", [{}, {"spatial": "chebyshev"}, {"dilations": (2, 4)}, {"positional": False},
-                                      {"spatial": "node-mixing"}])  # fmt: skip
+@pytest.mark.parametrize("settings", [{}, {"spatial": "chebyshev"}, {"dilations": (2, 4)}, {"positional": False}])
 def test_no_later_frame_changes_an_earlier_state_of_a_causal_encoder(settings):  # I-12
     views, n_slots = exact(clips(3.2, 2.6, 3.2)), int(NOW / 0.5) + 1
     moved = views
