@@ -108,3 +108,38 @@ def test_the_facts_of_a_clip_are_its_embedding_firing_entropy_typicality_log_dur
             slow = [*given[0][episode, clip], *given[1][episode, clip], *(t[episode, clip] for t in given[2:]),
                     duration[episode, clip].log(), *present[episode, clip].double()]  # fmt: skip
             torch.testing.assert_close(told[episode, clip], torch.stack(slow))
+
+
+def drawn_task(generator, n_episodes=32, n_way=3, n_query=2):
+    """Classes are places; clips lie near them. Emotions are new in every task."""
+    place = 2 * torch.randn(n_episodes, n_way, EMBEDDING, generator=generator)
+    noise = 0.3 * torch.randn(n_episodes, n_way * (1 + n_query), EMBEDDING, generator=generator)
+    given = {
+        "support": place + noise[:, :n_way],
+        "target": torch.eye(n_way).expand(n_episodes, -1, -1),
+        "anchor": torch.zeros_like(place),
+        "query": place.repeat_interleave(n_query, 1) + noise[:, n_way:],
+        "classes": torch.rand(n_episodes, n_way, generator=generator).argsort(-1),
+        "order": torch.zeros(1, n_episodes, n_way, 1, dtype=torch.long),
+    }
+    return given, torch.arange(n_way).repeat_interleave(n_query).expand(n_episodes, -1)
+
+
+def test_it_learns_to_learn_from_the_labels_of_the_support():
+    generator = rng(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = MetaRNNConfig(kind="recurrent", n_layers=1)
+        made = RecurrentLearner(EMBEDDING + 2, 6, EMBEDDING, config)
+    optimiser = torch.optim.Adam(made.parameters(), lr=0.01)
+    for _ in range(100):
+        given, label = drawn_task(generator)
+        loss = nn.functional.cross_entropy(made(**given).flatten(0, 1), label.flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    given, label = drawn_task(generator, n_episodes=200)
+    turned = given | {"target": given["target"].roll(1, -1)}
+    right, wrong = (float((made(**g).argmax(-1) == label).double().mean()) for g in (given, turned))
+    assert right > 0.9
+    assert wrong < 0.1, "with false labels it answers falsely: what it knows of a task comes from them"
