@@ -163,7 +163,8 @@ class EncoderConfig(_Settings):
         _refuse(self.hops == 0 and self.spatial != "identity", f"hops = 0 with spatial = {self.spatial!r}",
                 "at least 1: without a hop no node sees another; that is spatial = 'identity'", "encoder")  # fmt: skip
         _refuse(self.causal and self.spatial == "node-mixing", "causal = True with spatial = 'node-mixing'",
-                "another spatial: nodes that meet after time is pooled meet when the clip is over", "encoder")
+                "another spatial: nodes that meet after time is pooled meet when the clip is over",
+                "encoder")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -403,9 +404,11 @@ class RunConfig(_Settings):
                 "fusion re-seeds", "fuzzy")  # fmt: skip
         kind, steps = self.meta_rnn.kind, (self.inner.steps_train, self.inner.steps_test)
         _refuse(kind == "recurrent" and steps != (0, 0), f"steps_train, steps_test = {steps} with a recurrent learner",
-                "0 and 0: what it learns of a task is its state, there are no fast weights to step", "inner")
+                "0 and 0: what it learns of a task is its state, there are no fast weights to step",
+                "inner")  # fmt: skip
         _refuse(kind == "mmaml" and "film" in self.inner.fast, f"fast = {self.inner.fast} with meta_rnn.kind = 'mmaml'",
-                "no 'film': there the modulation is generated and stays, and what it modulates adapts", "inner")
+                "no 'film': there the modulation is generated and stays, and what it modulates adapts",
+                "inner")  # fmt: skip
         no_rules = self.fuzzy.kind == "mlp" and self.inner.fast == ("fuzzy",)
         _refuse(no_rules, "fast = ('fuzzy',) without rules", "head or film beside it", "inner")
 
