@@ -104,8 +104,12 @@ def test_a_pack_the_kit_does_not_know_is_asked_as_many_ways_as_it_has_labels(pac
     assert experiment.study_of(dataclasses.replace(pack, name="mine")).test[0].n_way == 5
 
 
-@pytest.mark.parametrize("variant", READINGS)
-def test_every_reading_trains_answers_and_is_recorded_under_its_name(pack, tmp_path, variant):
+# the other readings train and answer as the whole model does
+PECULIAR = ("node-mixing", "generated-gru", "modulation-only", "recurrent-learner", "zero-order")
+
+
+@pytest.mark.parametrize("variant", PECULIAR)
+def test_a_reading_trains_answers_and_is_recorded_under_its_name(pack, tmp_path, variant):
     config = config_for(pack, "test", variant=variant)
     run = experiment.train_run(pack, config, tmp_path, variant=variant, progress_bar=False)
     made = experiment.evaluate_run(pack, config, tmp_path, variant=variant)
