@@ -23,15 +23,14 @@ from stf2m_core import seeding
 from stf2m_core.clip_features import ClipFeatures, packed, resident, whole
 from stf2m_core.config import EpisodeConfig
 from stf2m_core.data.pack import Pack
-from stf2m_core.encoding import encode_episodes, model_statistics
+from stf2m_core.encoding import encode_clips, encode_episodes, model_statistics, plain_statistics
 from stf2m_core.episodes import EpisodeSampler, Splits
 from stf2m_core.errors import EpisodeError, RunError
-from stf2m_core.model.encoder import Encoded
 from stf2m_core.model.fuzzy import Fuzzified
 from stf2m_core.model.st_f2m import STF2M
 from stf2m_core.shapes import EpisodeBatch
 from stf2m_core.training import write_text
-from stf2m_core.views import ResidentViews, Statistics, standardised, without
+from stf2m_core.views import ResidentViews, Statistics
 
 FILE = "calibration.json"
 EPISODES = 32
@@ -113,32 +112,6 @@ def evidence(observed: np.ndarray, usual: dict[str, float]) -> np.ndarray:
     wanted = np.array(list(usual.values()))
     share = np.where(wanted > 0, observed / np.where(wanted > 0, wanted, 1), 1.0)
     return np.minimum(share, 1).mean(1)
-
-
-def encode_clips(
-    model: STF2M, data: ResidentViews, rows: Tensor, statistics: Statistics, keep: Tensor | None = None
-) -> Encoded:
-    """Encode some clips as queries, episode-major.
-
-    Args:
-        model: trained.
-        data: views on the model's device.
-        rows: (episode * clip,) int64.
-        statistics: of the episodes' support, one row per episode.
-        keep: (episode * clip, modality) bool, what may be seen; None: all.
-    """
-    n_episodes = next(iter(statistics.shift.values())).shape[0]
-    views = standardised(data.gather(rows), statistics, n_episodes)
-    views = {name: replace(view, values=view.values.to(model.anchor.dtype)) for name, view in views.items()}
-    return model.encode(views if keep is None else without(views, keep))
-
-
-def plain_statistics(model: STF2M, data: ResidentViews) -> Statistics:
-    """How clips are standardised where there is no support."""
-    statistics = model_statistics(model)
-    if data.config.normalise != "none":
-        return statistics
-    return data.support_statistics(torch.zeros(1, 1, 1, dtype=torch.long, device=data.device), statistics)
 
 
 def recalled(model: STF2M, fuzzified: Fuzzified) -> Tensor:

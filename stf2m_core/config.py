@@ -136,11 +136,15 @@ class EncoderConfig(_Settings):
     dilations: tuple[int, int] = (1, 2)
     """Of the two temporal convolutions of a block."""
     causal: bool = False
-    """Temporal convolutions look back only; slots still reach one slot width ahead."""
+    """Convolutions, levels and slots look back only, for prediction while a clip runs: the state of a slot is a
+    function of what was seen until the slot's centre. Clips longer than max_slots - 1 slots must be over first."""
+    positional: bool = True
+    """Whether frames and slots carry features of their time; off, only their order and spacing remain (ablation)."""
     hops: int = at_least(2, 0)
-    """Powers of each adjacency."""
-    spatial: Literal["diffusion", "identity"] = "diffusion"
-    """Learned and prior graph, or no mixing of nodes (ablation; same number of weights)."""
+    """Powers of each adjacency, or orders of its Chebyshev polynomials."""
+    spatial: Literal["diffusion", "identity", "chebyshev", "node-mixing"] = "diffusion"
+    """Diffusion over learned and prior graph, no mixing of nodes (ablation; same number of weights), Chebyshev
+    polynomials of the graphs' scaled Laplacians, or mixing only after time is pooled (ablation)."""
     slot_s: float = more_than(0.5, 0)
     """Width of a slot of the joint graph, seconds."""
     max_slots: int = at_least(32, 2)
@@ -156,6 +160,11 @@ class EncoderConfig(_Settings):
         _Settings.__post_init__(self)
         _refuse(self.kernel % 2 == 0, f"kernel = {self.kernel}", "an odd number", "encoder")
         _refuse(min(self.dilations) < 1, f"dilations = {self.dilations}", "at least 1", "encoder")
+        _refuse(self.hops == 0 and self.spatial != "identity", f"hops = 0 with spatial = {self.spatial!r}",
+                "at least 1: without a hop no node sees another; that is spatial = 'identity'", "encoder")  # fmt: skip
+        _refuse(self.causal and self.spatial == "node-mixing", "causal = True with spatial = 'node-mixing'",
+                "another spatial: nodes that meet after time is pooled meet when the clip is over",
+                "encoder")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,8 +256,9 @@ class VoteFusionConfig(_Settings):
 class MetaRNNConfig(_Settings):
     """The recurrent network that reads each emotion task of the support."""
 
-    kind: Literal["bilstm", "constant"] = "bilstm"
-    """Reads the support, or learned constants in its place (ablation)."""
+    kind: Literal["bilstm", "constant", "deep-set", "gru", "mmaml", "recurrent"] = "bilstm"
+    """LSTM over the shots of each class, learned constants in its place (ablation), mean over shots (control), GRU with
+    generated weights, one LSTM over the support that modulates only, or a recurrent learner that answers itself."""
     hidden: int = at_least(40, 1)
     """Per direction."""
     n_layers: int = at_least(2, 1)
@@ -257,6 +267,11 @@ class MetaRNNConfig(_Settings):
     """Numbers of the task code tau."""
     n_orders: int = at_least(4, 1)
     """Random orders of the support that are averaged at test."""
+
+    def __post_init__(self) -> None:
+        _Settings.__post_init__(self)
+        _refuse(self.kind == "gru" and self.n_layers > 1, f"n_layers = {self.n_layers} with kind = 'gru'",
+                "1: each of its weights is generated and costs three", "meta_rnn")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -393,6 +408,13 @@ class RunConfig(_Settings):
         _refuse(self.fuzzy.reseed_after > 0, f"reseed_after = {self.fuzzy.reseed_after} in meta-training",
                 "0: a rule that moved would leave the label prior and the rates learned for it behind; only vote "
                 "fusion re-seeds", "fuzzy")  # fmt: skip
+        kind, steps = self.meta_rnn.kind, (self.inner.steps_train, self.inner.steps_test)
+        _refuse(kind == "recurrent" and steps != (0, 0), f"steps_train, steps_test = {steps} with a recurrent learner",
+                "0 and 0: what it learns of a task is its state, there are no fast weights to step",
+                "inner")  # fmt: skip
+        _refuse(kind == "mmaml" and "film" in self.inner.fast, f"fast = {self.inner.fast} with meta_rnn.kind = 'mmaml'",
+                "no 'film': there the modulation is generated and stays, and what it modulates adapts",
+                "inner")  # fmt: skip
         no_rules = self.fuzzy.kind == "mlp" and self.inner.fast == ("fuzzy",)
         _refuse(no_rules, "fast = ('fuzzy',) without rules", "head or film beside it", "inner")
 

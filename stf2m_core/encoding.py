@@ -108,6 +108,32 @@ def encode_episodes(
     return Encoding(support, rest, query_target, query_weight, *labels, data.has_votes)
 
 
+def encode_clips(
+    model: STF2M, data: ResidentViews, rows: Tensor, statistics: Statistics, keep: Tensor | None = None
+) -> Encoded:
+    """Encode some clips as queries, episode-major.
+
+    Args:
+        model: trained.
+        data: views on the model's device.
+        rows: (episode * clip,) int64.
+        statistics: of the episodes' support, one row per episode.
+        keep: (episode * clip, modality) bool, what may be seen; None: all.
+    """
+    n_episodes = next(iter(statistics.shift.values())).shape[0]
+    views = standardised(data.gather(rows), statistics, n_episodes)
+    views = {name: replace(view, values=view.values.to(model.anchor.dtype)) for name, view in views.items()}
+    return model.encode(views if keep is None else without(views, keep))
+
+
+def plain_statistics(model: STF2M, data: ResidentViews) -> Statistics:
+    """How clips are standardised where there is no support."""
+    statistics = model_statistics(model)
+    if data.config.normalise != "none":
+        return statistics
+    return data.support_statistics(torch.zeros(1, 1, 1, dtype=torch.long, device=data.device), statistics)
+
+
 def model_statistics(model: STF2M) -> Statistics:
     """The meta-train statistics that travel with the weights."""
     names = model.encoder.names

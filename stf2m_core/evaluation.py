@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,10 @@ from stf2m_core.baselines.nearest_prototype import NearestPrototype, clip_featur
 from stf2m_core.baselines.ridge_prototype import RidgePrototype
 from stf2m_core.config import EpisodeConfig, RunConfig
 from stf2m_core.data.pack import Pack
-from stf2m_core.encoding import encode_episodes
+from stf2m_core.encoding import encode_clips, encode_episodes, plain_statistics
 from stf2m_core.episodes import EpisodeSampler, Splits, split_subjects
 from stf2m_core.errors import RunError
+from stf2m_core.model.encoder import Encoded
 from stf2m_core.model.st_f2m import STF2M
 from stf2m_core.results import Record, episode_digest, leak_audit, provenance
 from stf2m_core.shapes import EpisodeBatch
@@ -26,6 +28,10 @@ from stf2m_core.training import Validation, cpu_threads, load_model
 from stf2m_core.views import ResidentViews
 
 CONTROLS = {"nearest-prototype": NearestPrototype, "ridge-prototype": RidgePrototype}
+
+
+READINGS = ("adapted", "zero_step", "prototype", "no_support")
+"""The readings of one model, as in `Answers`."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +42,14 @@ class Answers:
         adapted: after the inner loop.
         zero_step: at theta_0, with what the recurrent network read.
         prototype: prototypes alone, nothing read and nothing adapted.
+        no_support: what is known of the emotions, without any use of the support; even for new emotions.
         path: (step + 1, episode, query, way) at every inner step, or None.
     """
 
     adapted: Tensor
     zero_step: Tensor
     prototype: Tensor
+    no_support: Tensor
     path: Tensor | None = None
 
 
@@ -68,7 +76,7 @@ def answer(
     starts = range(0, len(batch), chunk)
     parts = [_answer(model, data, batch[i : i + chunk], seed, n_steps, keep, whole_path) for i in starts]
     path = torch.cat([p.path for p in parts], 1) if whole_path else None
-    return Answers(*(torch.cat([getattr(p, n) for p in parts]) for n in ("adapted", "zero_step", "prototype")), path)
+    return Answers(*(torch.cat([getattr(p, n) for p in parts]) for n in READINGS), path)
 
 
 @torch.no_grad()
@@ -82,7 +90,25 @@ def _answer(
     said = [model.predict(episode.query, theta, episode.support).log_probability for theta in steps]
     plain = model.adapt(episode.support, 0, conditioned=False)[0]
     prototype = model.predict(episode.query, plain, episode.support).log_probability
-    return Answers(said[-1], said[0], prototype, torch.stack(said) if whole else None)
+    return Answers(said[-1], said[0], prototype, _unsupported(model, data, batch, episode.query, keep),
+                   torch.stack(said) if whole else None)  # fmt: skip
+
+
+def _unsupported(
+    model: STF2M, data: ResidentViews, batch: EpisodeBatch, query: Encoded, keep: Tensor | None
+) -> Tensor:
+    n_episodes = len(batch)
+    even = model.anchor.new_full((*batch.query.shape, batch.n_way), -math.log(batch.n_way))
+    known = model.known[batch.classes].all(1)
+    if not bool(known.any()):
+        return even
+    if data.config.normalise == "support":
+        rows = batch.query.flatten()
+        hidden = None if keep is None else keep.expand(len(rows), -1)
+        query = encode_clips(model, data, rows, plain_statistics(model, data), hidden)
+    said = model.recall(model.fuzzify(query, model.unmodulated(1)))[0].unflatten(0, (n_episodes, -1))
+    inside = said.gather(2, batch.classes[:, None].expand(-1, said.shape[1], -1))
+    return torch.where(known[:, None, None], torch.log_softmax(inside / model.softening[0], -1), even)
 
 
 def score(model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int) -> Validation:
@@ -133,7 +159,7 @@ def evaluate(
     batch = EpisodeSampler(pack, splits, "meta_test", episode, seed).sample(0, episodes or config.evaluation.episodes)
     with cpu_threads(config.train.threads):
         said = answer(model, data, batch, seed=seed)
-    others = {"accuracy_zero_step": said.zero_step, "accuracy_prototype": said.prototype}
+    others = {f"accuracy_{name}": getattr(said, name) for name in READINGS[1:]}
     weights = hashlib.sha256((Path(run_dir) / "model.safetensors").read_bytes()).hexdigest()[:12]
     return _record(
         pack, splits, batch, episode, seed, said.adapted, others, config, method="st-f2m", variant=variant,

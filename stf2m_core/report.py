@@ -14,7 +14,7 @@ from pandas.io.formats.style import Styler
 from stf2m_core import results
 from stf2m_core.config import RunConfig
 from stf2m_core.data.pack import Pack
-from stf2m_core.experiment import EMBEDDED, ablation_rows, main_rows, setting_of, table_of
+from stf2m_core.experiment import EMBEDDED, WHOLE, ablation_rows, main_rows, setting_of, table_of
 from stf2m_core.results import Record
 from stf2m_core.training import Run, write_text
 
@@ -22,6 +22,7 @@ SYNTHETIC = "The clips are synthetic: these numbers show what a method can learn
 
 METRICS = {
     "accuracy": "accuracy", "accuracy_zero_step": "accuracy, zero inner steps",
+    "accuracy_no_support": "accuracy, no use of the support",
     "accuracy_prototype": "accuracy, prototypes alone", "uar": "unweighted average recall", "f1_macro": "macro F1",
     "f1_weighted": "weighted F1", "nll": "negative log-likelihood, nat", "ece": "expected calibration error",
 }  # fmt: skip

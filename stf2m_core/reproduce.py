@@ -1,7 +1,7 @@
 """The main job behind `make reproduce`: a folder of data and a profile enter, a table and figures leave.
 
-The plan is a list of notebook runs: 00, 11, 12, 13 and 16 once, 01 to 09 for each data set, 17 on the small synthetic
-set; `jobs` runs those that are not up to date.
+The plan is a list of notebook runs: 00, 11, 12, 13 and 16 once, 01 to 09 and 14 for each data set, 17 on the small
+synthetic set; `jobs` runs those that are not up to date. The other notebooks are lessons, which make no table.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _plan_dataset(dataset: Dataset, profile: str, results: Path, notebooks: Path
         trained[variant, fold, seed] = add("06_meta_train", [prepared], suffix=suffix, gpu=1, **run)
         evaluated.append(add("07_evaluate", [trained[variant, fold, seed]], suffix=suffix, gpu=1, **run))
     shown = {"fold": design.folds[0], "seed": design.seeds[0]}
-    for step in ("04_watch_the_rules_fire", "05_adapt_to_one_episode"):
+    for step in ("04_watch_the_rules_fire", "05_adapt_to_one_episode", "14_read_one_clip"):
         add(step, [trained["full", shown["fold"], shown["seed"]]], gpu=1, profile=profile, **shown)
     ablated = add("08_ablate", evaluated, gpu=1, profile=profile)
     add("09_figures_and_tables", [ablated], profile=profile)

@@ -143,12 +143,28 @@ def test_a_value_out_of_range_is_refused_wherever_it_is_set(kind, settings, expe
         ({"split__n_test_labels": 2}, "only one of n_val_labels, n_test_labels is 0"),
         ({"fuzzy__kind": "mlp", "inner__fast": ("fuzzy",)}, r"fast = \('fuzzy',\) without rules"),
         ({"split__fold": 2, "split__n_folds": 2}, "fold = 2; expected 0 to 1"),
+        ({"meta_rnn__kind": "recurrent"}, r"steps_train, steps_test = \(3, 5\) with a recurrent.*0 and 0"),
+        ({"meta_rnn__kind": "recurrent", "inner__steps_train": 0}, r"\(0, 5\) with a recurrent learner"),
+        ({"meta_rnn__kind": "mmaml"}, r"fast = .*'film'.* with meta_rnn.kind = 'mmaml'; expected no 'film'"),
+        ({"meta_rnn__kind": "gru"}, "n_layers = 2 with kind = 'gru'; expected 1"),
+        ({"encoder__hops": 0}, "hops = 0 with spatial = 'diffusion'; expected at least 1"),
+        ({"encoder__hops": 0, "encoder__spatial": "chebyshev"}, "hops = 0 with spatial = 'chebyshev'"),
+        ({"encoder__hops": 0, "encoder__spatial": "node-mixing"}, "hops = 0 with spatial = 'node-mixing'"),
+        ({"encoder__causal": True, "encoder__spatial": "node-mixing"}, "causal = True with spatial = 'node-mixing'"),
         ({"fuzzy__reseed_after": 50}, "reseed_after = 50 in meta-training; expected 0: a rule that moved"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(changes, expected):
     with pytest.raises(ConfigError, match=expected):
         RunConfig().replace(**changes)
+
+
+def test_readings_that_belong_together_are_taken():
+    still = RunConfig().replace(meta_rnn__kind="recurrent", inner__steps_train=0, inner__steps_test=0)
+    assert (still.inner.steps_train, still.inner.steps_test) == (0, 0)
+    assert RunConfig().replace(meta_rnn__kind="mmaml", inner__fast=("head", "fuzzy")).inner.fast == ("head", "fuzzy")
+    assert RunConfig().replace(meta_rnn__kind="gru", meta_rnn__n_layers=1).meta_rnn.kind == "gru"
+    assert RunConfig().replace(encoder__hops=0, encoder__spatial="identity").encoder.hops == 0
 
 
 def test_personal_and_domain_episodes_may_be_trained_together_and_new_emotions_alone():

@@ -8,25 +8,16 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from stf2m_core.config import EncoderConfig
-from stf2m_core.model.encoder import (
-    Block,
-    Dropout,
-    Encoder,
-    SpatialConvolution,
-    TemporalConvolution,
-    complete_graph,
-    joint_graph,
-    masked_softmax,
-    slot_centers,
-    slots,
-    time_features,
-)
+from stf2m_core.model.encoder import Block, Dropout, Encoder, masked_softmax
+from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph
+from stf2m_core.model.temporal import TemporalConvolution, slot_centers, slots, time_features
 from stf2m_core.shapes import ViewBatch
 from stf2m_core.views import Statistics, standardised
 
 SHAPES = {"face": (3, 2), "voice": (2, 3)}
 STEPS = {"face": 0.1, "voice": 0.25}
 CONFIG = EncoderConfig(hidden=6, embedding=5, slot_s=0.5, max_slots=8, dropout=0.0)
+KINDS = pytest.mark.parametrize("kind", ["diffusion", "chebyshev"])
 FLOATS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 
 
@@ -74,7 +65,7 @@ def changed(views, name, **tensors):
 
 def embedded(encoder, views, gamma=None, beta=None):
     """z and disagreement of one episode, (clip, embedding) and (clip,)."""
-    zero = encoder.time.weight.new_zeros(1, encoder.config.hidden)
+    zero = next(encoder.parameters()).new_zeros(1, encoder.config.hidden)
     z, disagreement = encoder.embed(encoder(views, Dropout()), zero if gamma is None else gamma,
                                     zero if beta is None else beta)  # fmt: skip
     return z[0], disagreement[0]
@@ -280,7 +271,7 @@ def test_the_temporal_convolution_is_that_of_a_slow_loop_with_masks_and_renormal
 @pytest.mark.parametrize("hops", [1, 2, 3])
 def test_the_spatial_convolution_is_that_of_a_slow_loop_over_both_masked_graphs(hops):
     prior = torch.rand(4, 4, generator=rng(3))
-    module = generic(lambda: SpatialConvolution(3, prior / prior.sum(1, keepdim=True), hops, False))
+    module = generic(lambda: SpatialConvolution(3, prior / prior.sum(1, keepdim=True), hops))
     mask = torch.rand(2, 5, 4, generator=rng(4)) < 0.6
     mask[0, 0], mask[0, 1] = False, torch.tensor([False, False, True, False])
     state = normal(2, 5, 4, 3) * mask[..., None]
@@ -485,11 +476,12 @@ def test_no_gradient_reaches_a_masked_value_and_some_reaches_every_observed_one(
         assert (values[name].grad[view.mask] != 0).any(-1).all()
 
 
-def test_a_masked_node_leaves_the_spatial_convolution_of_the_other_nodes_as_if_it_did_not_exist():  # I-1
-    whole = generic(lambda: SpatialConvolution(3, joint_graph([2, 2]), 2, False))
+@KINDS
+def test_a_masked_node_leaves_the_spatial_convolution_of_the_other_nodes_as_if_it_did_not_exist(kind):  # I-1
+    whole = generic(lambda: SpatialConvolution(3, joint_graph([2, 2]), 2, kind))
     rest = [0, 2, 3]
     prior = whole.prior[rest][:, rest]
-    small = SpatialConvolution(3, prior / prior.sum(1, keepdim=True), 2, False).double()
+    small = SpatialConvolution(3, prior / prior.sum(1, keepdim=True), 2, kind).double()
     small.load_state_dict({n: t[rest] if n in ("source", "target") else t for n, t in whole.state_dict().items()}
                           | {"prior": small.prior})  # fmt: skip
     mask = torch.ones(1, 5, 4, dtype=torch.bool)
@@ -611,10 +603,10 @@ def test_a_block_reaches_three_frames_to_either_side_and_a_causal_one_six_frames
 # Space
 
 
-@pytest.mark.parametrize("identity", [True, False])
-def test_with_the_identity_for_a_graph_the_spatial_convolution_is_a_linear_map_per_node(identity):  # I-10
-    module = generic(lambda: SpatialConvolution(3, torch.eye(4), 2, identity))
-    if not identity:  # a steep learned graph is the identity to the last digit
+@pytest.mark.parametrize("kind", ["identity", "diffusion"])
+def test_with_the_identity_for_a_graph_the_spatial_convolution_is_a_linear_map_per_node(kind):  # I-10
+    module = generic(lambda: SpatialConvolution(3, torch.eye(4), 2, kind))
+    if kind == "diffusion":  # a steep learned graph is the identity to the last digit
         with torch.no_grad():
             module.source.copy_(torch.eye(4, 8) * 100)
             module.target.copy_(torch.eye(4, 8) * 100)
@@ -624,13 +616,14 @@ def test_with_the_identity_for_a_graph_the_spatial_convolution_is_a_linear_map_p
                                rtol=0, atol=1e-12)  # fmt: skip
 
 
-def test_the_ablation_without_a_graph_has_as_many_weights_and_mixes_no_nodes():  # I-10
-    plain, full = encoder_of(spatial="identity"), encoder_of()
-    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in full.parameters())
+def test_all_kinds_of_graph_have_as_many_weights_and_only_those_that_mix_nodes_do():  # I-10
+    counts = [sum(p.numel() for p in encoder_of(spatial=kind).parameters())
+              for kind in ("identity", "diffusion", "chebyshev")]  # fmt: skip
+    assert len(set(counts)) == 1
     state, mask = normal(1, 5, 4, 6), torch.ones(1, 5, 4, dtype=torch.bool)
     moved = state.clone()
     moved[:, :, 2] += 1
-    for spatial, others in (("identity", False), ("diffusion", True)):
+    for spatial, others in (("identity", False), ("diffusion", True), ("chebyshev", True), ("node-mixing", False)):
         config = dataclasses.replace(CONFIG, spatial=spatial)
         block = generic(lambda config=config: Block(complete_graph(4), config))
         change = (block(moved, mask) - block(state, mask)).abs().amax((0, 1, 3))
@@ -654,11 +647,12 @@ def test_permuting_the_nodes_with_their_weights_permutes_the_state_and_leaves_th
     assert (embedded(encoder, permuted)[0] - embedded(encoder, views)[0]).abs().max() > 1e-3
 
 
-def test_permuting_the_nodes_with_prior_and_learned_graph_permutes_the_spatial_convolution():  # I-10
+@KINDS
+def test_permuting_the_nodes_with_prior_and_learned_graph_permutes_the_spatial_convolution(kind):  # I-10
     prior = torch.rand(4, 4, generator=rng(3))
     prior, order = prior / prior.sum(1, keepdim=True), torch.tensor([2, 0, 3, 1])
-    module = generic(lambda: SpatialConvolution(3, prior, 2, False))
-    other = SpatialConvolution(3, prior, 2, False).double()
+    module = generic(lambda: SpatialConvolution(3, prior, 2, kind))
+    other = SpatialConvolution(3, prior, 2, kind).double()
     weights = module.state_dict()
     other.load_state_dict({n: t[order] if n in ("source", "target") else t for n, t in weights.items()}
                           | {"prior": weights["prior"][order][:, order]})  # fmt: skip
@@ -669,7 +663,7 @@ def test_permuting_the_nodes_with_prior_and_learned_graph_permutes_the_spatial_c
 
 
 def test_rows_of_the_learned_graph_sum_to_one_and_a_link_is_never_weaker_than_no_link():
-    learned = generic(lambda: SpatialConvolution(3, complete_graph(5), 2, False)).learned()
+    learned = generic(lambda: SpatialConvolution(3, complete_graph(5), 2)).learned()
     torch.testing.assert_close(learned.sum(1), torch.ones(5, dtype=torch.float64))
     assert (learned > 0).all() and (learned.amin(1) < learned.amax(1)).all()
 

@@ -8,7 +8,17 @@ import pytest
 
 from stf2m_core import experiment, open_pack
 from stf2m_core.errors import ConfigError, ManifestError, PackError, RunError
-from stf2m_core.experiment import EMBEDDED, VARIANTS, Design, ablation_rows, config_for, design, main_rows, table_of
+from stf2m_core.experiment import (
+    EMBEDDED,
+    READINGS,
+    VARIANTS,
+    Design,
+    ablation_rows,
+    config_for,
+    design,
+    main_rows,
+    table_of,
+)
 from stf2m_core.results import Estimate, Record
 
 
@@ -57,13 +67,21 @@ def test_the_paper_design_has_three_seeds_and_ablates_on_every_fold():
     assert found == Design((0, 1, 2, 3), (0, 1, 2), tuple((name, (0, 1, 2, 3)) for name in VARIANTS))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *READINGS])
 def test_a_variant_changes_exactly_what_it_names(pack, variant):
+    changes = (VARIANTS | READINGS)[variant]
     full, changed = (config_for(pack, "smoke", variant=v) for v in ("full", variant))
     found = differences(full.to_mapping(), changed.to_mapping())
-    assert changed == full.replace(**VARIANTS[variant])
-    assert found <= set(VARIANTS[variant])
+    assert changed == full.replace(**changes)
+    assert found <= set(changes)
     assert bool(found) == (variant != "full")
+
+
+def test_no_reading_is_in_a_design_or_has_the_name_of_an_ablation():
+    for dataset in (EMBEDDED, "ravdess_features"):
+        for profile in ("smoke", "standard", "paper"):
+            assert not {name for name, _ in design(dataset, profile).variants} & set(READINGS)
+    assert not set(VARIANTS) & set(READINGS)
 
 
 def test_fold_and_seed_change_nothing_else(pack):
@@ -84,6 +102,21 @@ def test_a_pack_the_kit_does_not_know_is_asked_as_many_ways_as_it_has_labels(pac
     (kind,) = experiment.study_of(unknown).test
     assert (kind.regime, kind.n_way, kind.n_shot) == ("D", 3, 1)
     assert experiment.study_of(dataclasses.replace(pack, name="mine")).test[0].n_way == 5
+
+
+# the other readings train and answer as the whole model does
+PECULIAR = ("node-mixing", "generated-gru", "modulation-only", "recurrent-learner", "zero-order")
+
+
+@pytest.mark.parametrize("variant", PECULIAR)
+def test_a_reading_trains_answers_and_is_recorded_under_its_name(pack, tmp_path, variant):
+    config = config_for(pack, "test", variant=variant)
+    run = experiment.train_run(pack, config, tmp_path, variant=variant, progress_bar=False)
+    made = experiment.evaluate_run(pack, config, tmp_path, variant=variant)
+    assert run.summary["steps"] == 4 and np.isfinite(run.summary["best_nll"])
+    assert (run.summary["adapted"] == 0) == (config.inner.steps_test == 0)
+    assert [record.variant for record in made] == [variant] * len(experiment.study_of(pack).test)
+    assert all(0 <= record.metrics["accuracy"]["mean"] <= 1 for record in made)
 
 
 # --- packs
@@ -169,9 +202,10 @@ def test_records_of_another_profile_or_pack_are_not_mixed_in(pack, results):
 def test_main_rows_give_every_method_and_reading_its_own_number(pack, records):
     rows = main_rows(records)
     settings = [kind.title for kind in experiment.study_of(pack).test]
-    titles = ["ST-F2M", "ST-F2M, zero steps", "ST-F2M, prototypes only", *experiment.CONTROLS]
-    assert sorted((r["method"], r["setting"]) for r in rows) == sorted((t, s) for t in titles for s in settings)
     metrics = {"ST-F2M, zero steps": "accuracy_zero_step", "ST-F2M, prototypes only": "accuracy_prototype"}
+    metrics |= {"ST-F2M, no support": "accuracy_no_support"}
+    titles = ["ST-F2M", *metrics, *experiment.CONTROLS]
+    assert sorted((r["method"], r["setting"]) for r in rows) == sorted((t, s) for t in titles for s in settings)
     for row in rows:
         method = "st-f2m" if row["method"].startswith("ST-F2M") else row["method"]
         key = (method, "full", row["setting"])

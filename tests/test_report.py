@@ -25,7 +25,8 @@ def records(pack):
 
 
 def readings(record):
-    return dict.fromkeys(("accuracy_zero_step", "accuracy_prototype"), record.metrics["accuracy"])
+    names = ("accuracy_zero_step", "accuracy_prototype", "accuracy_no_support")
+    return dict.fromkeys(names, record.metrics["accuracy"])
 
 
 def test_the_modality_table_counts_what_the_pack_holds(pack):

@@ -12,6 +12,8 @@ from stf2m_core.data.pack import open_pack, write_pack
 from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
 from stf2m_core.encoding import encode_episodes
 from stf2m_core.episodes import EpisodeSampler, split_subjects
+from stf2m_core.errors import ConfigError
+from stf2m_core.experiment import READINGS
 from stf2m_core.model.st_f2m import STF2M, FastWeights
 from stf2m_core.shapes import EpisodeBatch
 from stf2m_core.training import build, outer_loss
@@ -88,6 +90,15 @@ class World:
 @pytest.fixture(scope="module")
 def world(pack):
     return World(pack)
+
+
+@pytest.fixture(scope="module", params=READINGS)
+def reading(request, pack):
+    """A world of another reading, with few inner steps."""
+    steps = {f"inner__steps_{part}": 2 for part in ("train", "test")}
+    made = World(pack, **steps | READINGS[request.param])
+    made.name = request.param
+    return made
 
 
 def with_rates(model, rate):
@@ -244,7 +255,7 @@ def test_the_inner_loss_falls_by_the_rate_times_the_squared_gradient(pack):
 
 
 class Quadratic(STF2M):
-    """The inner loop with L = 1/2 (t - a)' A (t - a) in the head's weights t = [center, metric, bias] in place of the model."""
+    """The inner loop with L = 1/2 (t - a)' A (t - a) in t = [center, metric, bias] of the head; no model."""
 
     def place(self, start, goal, curvature):
         self.begin, self.goal, self.curvature = start, goal, curvature
@@ -456,6 +467,116 @@ def test_a_path_that_is_not_differentiable_equals_one_that_is(pack, world):
     for one, other in zip(plain, kept, strict=True):
         for name, tensor in tensors(one).items():
             torch.testing.assert_close(tensors(other)[name].detach(), tensor, rtol=0, atol=1e-12)
+
+
+# --- other readings
+
+
+def test_every_reading_answers_a_query_and_an_episode_alone_as_among_others(pack, reading):  # I-13
+    batch, n_steps = reading.episodes(pack), reading.config.inner.steps_test
+    together = reading.answer(batch, n_steps)
+    alone = torch.cat([reading.answer(batch[i : i + 1], n_steps) for i in range(2)])
+    torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
+    one = dataclasses.replace(batch, query=batch.query[:, 1:2], query_label=batch.query_label[:, 1:2])
+    torch.testing.assert_close(reading.answer(one, n_steps), together[:, 1:2], rtol=0, atol=1e-6)
+    assert float((together[:, 0] - together[:, 1]).abs().max()) > 1e-4, "all queries are answered alike"
+
+
+def test_renaming_the_classes_renames_the_answer_of_every_reading(pack, reading):  # I-31
+    batch, order, n_steps = reading.episodes(pack, 3), torch.tensor([1, 2, 0]), reading.config.inner.steps_test
+    said = reading.answer(batch, n_steps).exp()
+    torch.testing.assert_close(reading.answer(permuted(batch, order), n_steps).exp(), said[..., order],
+                               rtol=0, atol=1e-6)  # fmt: skip
+    assert float((said - said[..., order]).abs().max()) > 1e-3, "the classes cannot be told apart"
+
+
+def test_the_meta_gradient_of_every_reading_equals_central_differences(pack, reading):
+    batch, n_steps = reading.episodes(pack), reading.config.inner.steps_train
+
+    def loss():
+        return outer(reading, batch, True, n_steps)
+
+    gradient, direction = gradient_of(reading, loss()), directions(reading, 1)[0]
+    expected = difference(reading, direction, lambda: float(loss().detach()))
+    assert abs(expected) > 1e-5, "flat along this direction: nothing is tested"
+    assert along(reading, gradient, direction) == pytest.approx(expected, rel=1e-5)
+
+
+NEVER_ADAPTED = {"zero-order", "recurrent-learner"}
+NOT_ASKED = {
+    # a word of one moment is in one slot, and a softmax over one slot is one
+    "causal": {"encoder.attention.text.weight"},
+    # only the graph of the pooled nodes is walked
+    "node-mixing": {f"encoder.{place}.spatial.{end}" for place in ("joint", "level1.audio.block", "level1.visual.block")
+                    for end in ("source", "target")},
+    # the state answers, not a prototype; anchors are read, their worth and metric are not
+    "recurrent-learner": {"log_worth"},
+}  # fmt: skip
+
+
+def test_every_weight_of_every_reading_gets_a_gradient_except_those_that_cannot_matter(pack, reading):
+    gradient = gradient_of(reading, outer(reading, reading.episodes(pack, 4), True, reading.config.inner.steps_train))
+    silent = {name for name, g in gradient.items() if not float(g.abs().max()) > 1e-10}
+    assert silent == CANNOT_MATTER | NOT_ASKED.get(reading.name, set())
+    assert all(bool(torch.isfinite(g).all()) for g in gradient.values())
+
+
+def test_a_reading_without_inner_steps_has_no_rates_and_refuses_steps(pack, reading):
+    assert (len(reading.model.rates) == 0) == (reading.name in NEVER_ADAPTED) == (reading.model.adapting == ())
+    support = reading.encode(reading.episodes(pack)).support
+    assert len(reading.model.adapt(support, 0)) == 1
+    if reading.name in NEVER_ADAPTED:
+        with pytest.raises(ConfigError, match="2 inner steps; expected 0, as steps_train and steps_test of this model"):
+            reading.model.adapt(support, 2)
+
+
+def test_the_recurrent_learner_has_no_head_and_its_prototypes_are_those_of_any_model(pack):
+    world = World(pack, **READINGS["recurrent-learner"])
+    encoding = world.encode(world.episodes(pack))
+    theta, plain = world.model.start(encoding.support), world.model.start(encoding.support, conditioned=False)
+    assert theta.center.numel() == 0 and float(theta.gamma.abs().max()) == 0
+    usual = World(pack)
+    own = {n: t for n, t in usual.model.state_dict().items() if n.startswith(("task_encoder", "rates"))}
+    shared = {n: t for n, t in world.model.state_dict().items() if not n.startswith("task_encoder")}
+    usual.model.load_state_dict(shared | own)
+    torch.testing.assert_close(plain.weight, usual.model.start(encoding.support, conditioned=False).weight)
+    said = [world.model.predict(encoding.query, t, encoding.support).log_probability for t in (theta, plain)]
+    assert float((said[0] - said[1]).detach().abs().max()) > 1e-3
+    torch.testing.assert_close(said[0].exp().sum(-1), torch.ones(2, 9, dtype=torch.float64))
+
+
+def test_what_is_known_of_an_emotion_reaches_the_recurrent_learner_only_if_it_may(pack):
+    for label_knowledge in (True, False):
+        world = World(pack, inner__label_knowledge=label_knowledge, **READINGS["recurrent-learner"])
+        batch = world.episodes(pack)
+        before = world.answer(batch, 0)
+        with torch.no_grad():
+            world.model.anchor.add_(torch.randn(world.model.anchor.shape, generator=torch.Generator().manual_seed(1)))
+        assert (float((world.answer(batch, 0) - before).abs().max()) > 1e-6) == label_knowledge
+
+
+def test_the_modulation_that_was_generated_stays_through_the_inner_loop_of_the_modulator(pack):
+    world = World(pack, **READINGS["modulation-only"])
+    first, *_, last = world.model.adapt(world.encode(world.episodes(pack)).support, 3)
+    assert torch.equal(first.gamma, last.gamma) and torch.equal(first.beta, last.beta)
+    assert float(first.gamma.abs().max()) > 1e-3 and not torch.equal(first.weight, last.weight)
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "mmaml", "constant"])
+def test_without_modulation_the_model_is_as_little_linear_as_with_it(pack, kind):
+    """In the code released with the paper the non-linearity goes with the modulation; an ablation would lose both."""
+    world = World(pack, meta_rnn__kind=kind, inner__fast=("head", "fuzzy"), encoder__level_path=False)
+    plain = world.data.gather(world.episodes(pack).query.flatten())
+    bend = {}
+    for name, film in (("without", 0.0), ("with", 0.3)):
+        factor = torch.full((1, world.config.encoder.hidden), film, dtype=torch.float64)
+        said = []
+        for size in (0.0, 1.0, 2.0):
+            moved = {n: dataclasses.replace(v, values=(size * v.values * v.mask[..., None]).double())
+                     for n, v in plain.items()}  # fmt: skip
+            said.append(world.model.encoder.embed(world.model.encode(moved), factor, factor)[0])
+        bend[name] = float((said[2] - 2 * said[1] + said[0]).detach().abs().max())
+    assert min(bend.values()) > 1e-2
 
 
 # --- precision and device

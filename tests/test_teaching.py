@@ -75,7 +75,7 @@ def test_a_number_and_its_interval_stand_in_one_column():
 def test_diffusion_with_all_nodes_is_a_power_of_the_graph():
     graph = node_graph.walk(node_graph.face_edges(), len(node_graph.FACE))
     amount = torch.rand(len(graph), generator=torch.Generator().manual_seed(0))
-    hops = node_graph.diffused(graph, amount, torch.ones(len(graph), dtype=torch.bool), 3)
+    hops = node_graph.hop_by_hop(graph, amount, torch.ones(len(graph), dtype=torch.bool), 3)
     for hop in range(4):
         torch.testing.assert_close(hops[hop], torch.linalg.matrix_power(graph, hop) @ amount)
 
@@ -83,7 +83,7 @@ def test_diffusion_with_all_nodes_is_a_power_of_the_graph():
 def test_what_is_alike_everywhere_stays_so_whoever_is_missing():
     graph = node_graph.walk(node_graph.face_edges(), len(node_graph.FACE))
     observed = torch.tensor([True, False, True, True, False, True, True, True])
-    hops = node_graph.diffused(graph, torch.full((len(graph),), 0.7), observed, 2)
+    hops = node_graph.hop_by_hop(graph, torch.full((len(graph),), 0.7), observed, 2)
     torch.testing.assert_close(hops, (0.7 * observed).expand(3, -1))
 
 
@@ -105,12 +105,12 @@ def test_the_best_guess_is_that_of_the_laws_own_densities():
 def test_only_a_reader_of_neighbours_finds_out_who_moves_together():
     (values, label), (new, truth) = node_graph.carriers(900), node_graph.carriers(600, seed=1)
     hits = {}
-    for identity in (True, False):
-        reader = first_weights(lambda i=identity: node_graph.NodeReader(i), 0, "node reader")
+    for kind in ("identity", "diffusion"):
+        reader = first_weights(lambda k=kind: node_graph.NodeReader(k), 0, "node reader")
         fit(reader, (values,), label, n_steps=150, seed=0)
-        hits[identity] = (reader(new).argmax(-1) == truth).double().mean().item()
-    assert abs(hits[True] - 1 / 3) < 0.06
-    assert hits[False] > 0.6
+        hits[kind] = (reader(new).argmax(-1) == truth).double().mean().item()
+    assert abs(hits["identity"] - 1 / 3) < 0.06
+    assert hits["diffusion"] > 0.6
 
 
 # --- 20: fuzzy sets

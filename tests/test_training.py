@@ -21,7 +21,7 @@ from stf2m_core.data.pack import open_pack, write_pack
 from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
 from stf2m_core.episodes import EpisodeSampler, load_episodes
 from stf2m_core.errors import RunError
-from stf2m_core.evaluation import score
+from stf2m_core.evaluation import answer, score
 from stf2m_core.training import Trainer, learning_rate, load_model, phase_of, read_history, step_weights, train
 
 SETTINGS = {
@@ -282,6 +282,24 @@ def test_only_weights_change_while_training_and_every_weight_that_can(pack):
     still = {name for name in named if torch.equal(named[name], before[name])}
     # zero at the start, without a gradient: the same bias for all classes, and for all nodes of a softmax
     assert still <= {"task_encoder.head.bias"}
+
+
+def test_without_inner_steps_training_learns_all_that_is_left_and_the_order_of_gradients_does_not_matter(pack, folder):
+    zero = {"inner__steps_train": 0, "inner__steps_test": 0}
+    ends = []
+    for second_order in (True, False):
+        trainer = Trainer(pack, settings(**zero, train__second_order=second_order))
+        before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+        for _ in range(6):
+            trainer.step()
+        still = {n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])}
+        assert still <= {"task_encoder.head.bias"} and not [n for n in before if n.startswith("rates")]
+        ends.append(weights(trainer.model))
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+    run = train(pack, settings(**zero), folder / "zero-order", validate=score, progress_bar=False)
+    assert run.summary["adapted"] == 0 and run.summary["steps"] == 8
+    answers = answer(*load_model(folder / "zero-order", pack)[:2], Trainer(pack, settings()).batch(0))
+    assert torch.equal(answers.adapted, answers.zero_step)
 
 
 # --- the schedule

@@ -1,7 +1,7 @@
 """Spatial convolution on graphs one can see: how a node's state spreads, and what only neighbours can tell.
 
 A toy face shows the diffusion itself. The four visual nodes of SynEmo show what it is for: which of them move together
-cannot be seen in any single node. Everything is measured on the kit's own `SpatialConvolution`.
+cannot be seen in any single node. Everything is measured on the kit's own diffusion and `SpatialConvolution`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stf2m_core import seeding
 from stf2m_core.data import synemo_laws as laws
 from stf2m_core.lessons.small_reader import accuracy, first_weights, fit
-from stf2m_core.model.encoder import SpatialConvolution, complete_graph
+from stf2m_core.model.spatial import SpatialConvolution, complete_graph, diffused
 
 FACE = {
     "brow r": (-1.0, 1.5), "brow l": (1.0, 1.5), "eye r": (-0.9, 0.7), "eye l": (0.9, 0.7), "nose": (0.0, 0.0),
@@ -27,8 +27,8 @@ LINKS = (("brow r", "eye r"), ("brow l", "eye l"), ("brow r", "brow l"), ("eye r
          ("mouth l", "jaw"))  # fmt: skip
 SQUARE = {"a": (-1.0, 1.0), "b": (1.0, 1.0), "c": (-1.0, -1.0), "d": (1.0, -1.0)}
 """Places for the four visual nodes of SynEmo."""
-READERS = {"every node alone": True, "nodes and their neighbours": False}
-"""Whether the spatial convolution is the identity of the ablation."""
+READERS = {"every node alone": "identity", "nodes and their neighbours": "diffusion"}
+"""Kind of the spatial convolution; the first is that of the ablation."""
 CEILING = 1 / 3
 """Of who sees single nodes only: they have the same law whatever moves together."""
 N_STEPS = {"test": 4}
@@ -48,11 +48,8 @@ def walk(edges: np.ndarray, n_nodes: int) -> Tensor:
     return graph / graph.sum(1, keepdim=True)
 
 
-@torch.no_grad()
-def diffused(graph: Tensor, amount: Tensor, observed: Tensor, n_hops: int) -> Tensor:
-    """(hop + 1, node) an amount, not negative, after 0 to `n_hops` hops over the graph, by `SpatialConvolution`.
-
-    Its weights are set so that it answers with one hop's term alone; whatever is not observed neither gives nor gets.
+def hop_by_hop(graph: Tensor, amount: Tensor, observed: Tensor, n_hops: int) -> Tensor:
+    """(hop + 1, node) an amount after 0 to `n_hops` hops; whatever is not observed neither gives nor gets.
 
     Args:
         graph: (node, node) rows sum to one.
@@ -60,15 +57,8 @@ def diffused(graph: Tensor, amount: Tensor, observed: Tensor, n_hops: int) -> Te
         observed: (node,) bool.
         n_hops: how far.
     """
-    convolution = SpatialConvolution(1, graph, n_hops, False)
-    state = (amount * observed)[None, None, :, None]
-    answers = [state]
-    for hop in range(n_hops):
-        convolution.mix.bias.zero_()
-        convolution.mix.weight.zero_()
-        convolution.mix.weight[0, [0, 1 + hop]] = torch.tensor([-1.0, 1.0])  # takes back the direct path
-        answers.append(convolution(state, observed[None, None]))
-    return torch.stack(answers)[:, 0, 0, :, 0]
+    state, weight = (amount * observed)[None, None, :, None], observed[None, None].to(amount.dtype)
+    return torch.stack([state, *diffused(graph, state, weight, n_hops)])[:, 0, 0, :, 0]
 
 
 def spread_on_face(start: str = "mouth r", absent: str = "nose", n_hops: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -86,7 +76,7 @@ def spread_on_face(start: str = "mouth r", absent: str = "nose", n_hops: int = 3
     observed = torch.ones(2, len(FACE), dtype=torch.bool)
     observed[1, names[absent]] = False
     graph = walk(face_edges(), len(FACE))
-    return torch.stack([diffused(graph, amount, row, n_hops) for row in observed]).numpy(), observed.numpy()
+    return torch.stack([hop_by_hop(graph, amount, row, n_hops) for row in observed]).numpy(), observed.numpy()
 
 
 def carriers(n_clips: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -110,10 +100,10 @@ def best_guess(values: Tensor) -> Tensor:
 class NodeReader(nn.Module):
     """One spatial convolution on four nodes, then means over time; no convolution along time."""
 
-    def __init__(self, identity: bool, width: int = 16):
+    def __init__(self, kind: str, width: int = 16):
         super().__init__()
         self.enter = nn.Parameter(torch.randn(4, width))  # every node has its own weights, as in the kit's encoder
-        self.spatial = SpatialConvolution(width, complete_graph(4), 2, identity)
+        self.spatial = SpatialConvolution(width, complete_graph(4), 2, kind)
         self.leave = nn.Sequential(nn.LayerNorm(4 * width), nn.Linear(4 * width, 3))
 
     def forward(self, values: Tensor) -> Tensor:
@@ -148,8 +138,8 @@ def read_nodes(profile: str, seed: int = 0) -> NodeResult:
     """
     (values, label), (new, truth) = carriers(2400, seed), carriers(1200, seed + 1)
     rows, reader = [], None
-    for name, identity in READERS.items():
-        reader = first_weights(lambda i=identity: NodeReader(i), seed, "node reader")
+    for name, kind in READERS.items():
+        reader = first_weights(lambda k=kind: NodeReader(k), seed, "node reader")
         fit(reader, (values,), label, n_steps=N_STEPS.get(profile, 600), seed=seed)
         mean, half = accuracy(reader, (new,), truth)
         rows.append({"reader": name, "mean": mean, "ci95": half})

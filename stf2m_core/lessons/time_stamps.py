@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stf2m_core import seeding
 from stf2m_core.lessons.small_reader import accuracy, first_weights, fit
-from stf2m_core.model.encoder import TIME_FEATURES, TemporalConvolution, time_features
+from stf2m_core.model.temporal import TIME_FEATURES, TemporalConvolution, time_features
 
 RATES_HZ = (0.8, 1.2)
 """Of the waves: slow, fast."""

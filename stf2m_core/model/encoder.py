@@ -15,109 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from stf2m_core.config import EncoderConfig
+from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph
+from stf2m_core.model.temporal import (
+    TIME_FEATURES,
+    TemporalConvolution,
+    level_of,
+    slot_centers,
+    slots,
+    time_features,
+)
 from stf2m_core.shapes import ViewBatch
 
-N_PAIRS = 16
-TIME_FEATURES = 2 * N_PAIRS + 3
 EPSILON = 1e-5
-
-
-def time_features(times: Tensor, observed: Tensor, duration: Tensor, step_s: float) -> Tensor:
-    """Positional encoding on real time: (clip, time, 35).
-
-    Sines and cosines of the seconds since the clip's start (periods 60 s to 0.1 s), the share of the clip that has
-    passed, log(1 + gap / usual gap) to the last observed frame, and a flag of the first observed frame.
-
-    Args:
-        times: (clip, time) seconds.
-        observed: (clip, time) bool.
-        duration: (clip,) seconds.
-        step_s: usual gap, seconds.
-
-    Source: Vaswani et al. 2017 for the waves; METHOD, 'Time'.
-    """
-    pairs = torch.arange(N_PAIRS, device=times.device, dtype=times.dtype)
-    rate = 2 * math.pi / 60 * (600 ** (pairs / (N_PAIRS - 1)))
-    wave = times[..., None] * rate
-    seen = torch.where(observed, times, torch.full_like(times, -math.inf))
-    last = torch.cat([torch.full_like(times[:, :1], -math.inf), seen.cummax(1).values[:, :-1]], 1)
-    first = observed & torch.isinf(last)
-    gap = torch.where(torch.isinf(last), torch.zeros_like(times), times - last).clamp(min=0)
-    rest = torch.stack([times / duration[:, None], torch.log1p(gap / step_s), first.to(times.dtype)], -1)
-    features = torch.cat([wave.sin(), wave.cos(), rest], -1)
-    return torch.where(observed[..., None], features, torch.zeros((), dtype=times.dtype, device=times.device))
-
-
-class TemporalConvolution(nn.Module):
-    """Gated, dilated convolution along time, per node, that renormalises for masked frames.
-
-    TC(H) = (n sum_o W_o a_o H_o + b + H) * sigmoid(n sum_o V_o a_o H_o + c), with n = taps / observed taps.
-    Source: gates as in STGCN (Yu et al. 2018), renormaliser as in partial convolution (Liu et al. 2018).
-    """
-
-    def __init__(self, width: int, kernel: int, dilation: int, causal: bool = False):
-        super().__init__()
-        self.offsets = [dilation * (i - (kernel - 1 if causal else kernel // 2)) for i in range(kernel)]
-        self.mix = nn.Linear(kernel * width, 2 * width, bias=False)
-        self.bias = nn.Parameter(torch.zeros(2 * width))
-
-    def forward(self, state: Tensor, mask: Tensor) -> Tensor:
-        """(clip, time, node, channel), zero where masked, and the mask (clip, time, node); masked places stay zero."""
-        weight = mask.to(state.dtype)
-        taps = torch.cat([_shifted(state, o) for o in self.offsets], -1)
-        seen = sum(_shifted(weight, o) for o in self.offsets)
-        renormaliser = len(self.offsets) / seen.clamp(min=1)
-        content, gate = (self.mix(taps) * renormaliser[..., None] + self.bias).chunk(2, -1)
-        return (content + state) * gate.sigmoid() * weight[..., None]
-
-
-def _shifted(tensor: Tensor, offset: int) -> Tensor:
-    """`tensor` read `offset` frames later along axis 1, zero outside."""
-    if offset == 0:
-        return tensor
-    size = tensor.shape[1]
-    result = torch.zeros_like(tensor)
-    if abs(offset) < size:
-        if offset > 0:
-            result[:, : size - offset] = tensor[:, offset:]
-        else:
-            result[:, -offset:] = tensor[:, : size + offset]
-    return result
-
-
-class SpatialConvolution(nn.Module):
-    """Diffusion of node states over a prior and a learned graph.
-
-    SC(H) = ReLU(H W_0 + sum_A sum_j A^j H W_Aj + b + H), A in {prior, learned}, j = 1..hops. The learned graph is
-    rowsoftmax(ReLU(E_1 E_2') / sqrt(d)). Absent nodes are left out of every row, which is then renormalised.
-    Source: Graph WaveNet (Wu et al. 2019); with `identity` A = I and the number of weights stays (ablation).
-    """
-
-    def __init__(self, width: int, prior: Tensor, hops: int, identity: bool):
-        super().__init__()
-        n_nodes = prior.shape[0]
-        self.hops, self.identity = hops, identity
-        self.register_buffer("prior", prior)
-        self.source = nn.Parameter(torch.randn(n_nodes, 8) * 0.3)
-        self.target = nn.Parameter(torch.randn(n_nodes, 8) * 0.3)
-        self.mix = nn.Linear((1 + 2 * hops) * width, width)
-
-    def learned(self) -> Tensor:
-        """(node, node) rows sum to one."""
-        return torch.softmax(torch.relu(self.source @ self.target.T) / math.sqrt(self.source.shape[1]), -1)
-
-    def forward(self, state: Tensor, mask: Tensor) -> Tensor:
-        """(clip, time, node, channel) and (clip, time, node) to the same shape; masked places are zero."""
-        weight = mask.to(state.dtype)
-        parts = [state]
-        for graph in (self.prior.to(state.dtype), self.learned().to(state.dtype)):
-            share = weight @ graph.T
-            scale = (weight * torch.where(share > 0, 1 / share.clamp(min=1e-9), torch.zeros_like(share)))[..., None]
-            spread = state
-            for _ in range(self.hops):
-                spread = state if self.identity else torch.matmul(graph, spread) * scale
-                parts.append(spread)
-        return torch.relu(self.mix(torch.cat(parts, -1)) + state) * weight[..., None]
 
 
 class Block(nn.Module):
@@ -127,7 +36,8 @@ class Block(nn.Module):
         super().__init__()
         width = config.hidden
         self.before = TemporalConvolution(width, config.kernel, config.dilations[0], config.causal)
-        self.spatial = SpatialConvolution(width, prior, config.hops, config.spatial == "identity")
+        kind = "identity" if config.spatial == "node-mixing" else config.spatial
+        self.spatial = SpatialConvolution(width, prior, config.hops, kind)
         self.after = TemporalConvolution(width, config.kernel, config.dilations[1], config.causal)
         self.norm = nn.LayerNorm(width)
 
@@ -142,12 +52,12 @@ class ModalityEncoder(nn.Module):
 
     def __init__(self, n_nodes: int, n_channels: int, step_s: float, config: EncoderConfig):
         super().__init__()
-        self.step_s = step_s
+        self.step_s, self.causal = step_s, config.causal
         # every node has its own input weights: what a high value means differs from node to node
         self.weight = nn.Parameter(torch.randn(n_nodes, n_channels, config.hidden) / math.sqrt(n_channels))
         self.level = nn.Parameter(torch.randn(n_nodes, n_channels, config.hidden) / math.sqrt(n_channels))
         self.place = nn.Parameter(torch.randn(n_nodes, config.hidden) * 0.3)
-        self.time = nn.Linear(TIME_FEATURES, config.hidden)
+        self.time = nn.Linear(TIME_FEATURES, config.hidden) if config.positional else None
         self.block = Block(complete_graph(n_nodes), config)
 
     def forward(self, view: ViewBatch, centers: Tensor, slot: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
@@ -159,52 +69,20 @@ class ModalityEncoder(nn.Module):
             slot: (clip,) width in seconds.
             dropout: of the block's output.
         """
-        waves = time_features(view.times, view.mask.any(2), view.duration, self.step_s).to(view.values.dtype)
-        weight = view.mask[..., None].to(view.values.dtype)
-        level = (weight * view.values).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
-        state = torch.einsum("btvc,vch->btvh", view.values - level, self.weight)
-        state = state + self.place + self.time(waves)[:, :, None]
+        level = level_of(view.values, view.mask, self.causal)
+        state = torch.einsum("btvc,vch->btvh", view.values - level, self.weight) + self.place
+        if self.time is not None:
+            duration = None if self.causal else view.duration
+            waves = time_features(view.times, view.mask.any(2), duration, self.step_s).to(view.values.dtype)
+            state = state + self.time(waves)[:, :, None]
         state = state * view.mask[..., None]
         state = dropout(self.block(state, view.mask)) + state
-        slotted, filled = slots(state, view.mask, view.times, centers, slot)
         # what is constant in a clip would shift every gate of the convolutions; it goes round them
-        return slotted + torch.einsum("btvc,vch->btvh", level, self.level) * filled[..., None], filled
-
-
-def complete_graph(n_nodes: int) -> Tensor:
-    """The prior graph of a modality of which nothing is known: every node sees all, rows sum to one."""
-    return torch.full((n_nodes, n_nodes), 1.0 / n_nodes)
-
-
-def joint_graph(sizes: list[int]) -> Tensor:
-    """Prior of the joint graph: each modality complete, and every node linked to the first node of the others."""
-    total = sum(sizes)
-    graph = torch.zeros(total, total)
-    starts = [sum(sizes[:i]) for i in range(len(sizes))]
-    for start, size in zip(starts, sizes, strict=True):
-        graph[start : start + size, start : start + size] = 1
-    graph[:, starts] = 1
-    return graph / graph.sum(1, keepdim=True)
-
-
-def slot_centers(duration: Tensor, slot_s: float, max_slots: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres (clip, slot), width (clip,) in seconds, and which slots exist (clip, slot) bool.
-
-    A clip longer than max_slots allows gets wider slots.
-    """
-    width = torch.clamp(duration / (max_slots - 1), min=slot_s)
-    n_slots = (torch.ceil(duration / width * (1 - 1e-6)).long() + 1).clamp(max=max_slots)
-    index = torch.arange(int(n_slots.max()), device=duration.device)
-    return index * width[:, None], width, index < n_slots[:, None]
-
-
-def slots(state: Tensor, mask: Tensor, times: Tensor, centers: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of the states near each centre with triangular weights on real time; slots without a frame are masked."""
-    weight = (1 - (times[:, None] - centers[..., None]).abs() / width[:, None, None]).clamp(min=0).to(state.dtype)
-    total = torch.matmul(weight, state.flatten(2)).unflatten(2, state.shape[2:])
-    share = torch.matmul(weight, mask.to(state.dtype))
-    filled = share > 1e-4
-    return total / torch.where(filled, share, torch.ones_like(share))[..., None] * filled[..., None], filled
+        around = torch.einsum("btvc,vch->btvh", level, self.level)
+        if self.causal:  # the level so far differs from frame to frame
+            return slots(state + around * view.mask[..., None], view.mask, view.times, centers, slot, causal=True)
+        slotted, filled = slots(state, view.mask, view.times, centers, slot)
+        return slotted + around * filled[..., None], filled
 
 
 @dataclass(frozen=True)
@@ -263,7 +141,7 @@ class Encoder(nn.Module):
         self.sizes = [shapes[name][0] for name in self.names]
         self.level1 = nn.ModuleDict({n: ModalityEncoder(*shapes[n], steps[n], config) for n in self.names})
         width = config.hidden
-        self.time = nn.Linear(TIME_FEATURES, width)
+        self.time = nn.Linear(TIME_FEATURES, width) if config.positional else None
         self.joint = Block(joint_graph(self.sizes), config)
         self.attention = nn.ModuleDict({n: nn.Linear(width, 1, bias=False) for n in self.names})
         self.project = nn.ModuleDict({n: nn.Linear(3 * width, config.embedding) for n in self.names})
@@ -278,6 +156,8 @@ class Encoder(nn.Module):
             self.nodes = nn.ModuleDict(
                 {n: nn.Linear(sizes[n] * width, config.embedding, bias=False) for n in self.names}
             )
+        if config.spatial == "node-mixing":
+            self.after_pooling = SpatialConvolution(width, joint_graph(self.sizes), config.hops)
 
     def forward(self, views: Mapping[str, ViewBatch], dropout: Dropout) -> Encoded:
         """All convolutions, once per clip."""
@@ -285,17 +165,33 @@ class Encoder(nn.Module):
         centers, width, exists = slot_centers(duration, self.config.slot_s, self.config.max_slots)
         states, masks = zip(*(self.level1[n](views[n], centers, width, dropout) for n in self.names), strict=True)
         mask = torch.cat(masks, 2) & exists[..., None]
-        waves = time_features(centers, exists, duration, self.config.slot_s).to(states[0].dtype)
-        # the slot's time enters again, so that the gates depend on when something happens as well as on what
-        state = (torch.cat(states, 2) + self.time(waves)[:, :, None]) * mask[..., None]
+        state = torch.cat(states, 2)
+        if self.time is not None:
+            ends = None if self.config.causal else duration
+            waves = time_features(centers, exists, ends, self.config.slot_s).to(state.dtype)
+            # the slot's time enters again, so that the gates depend on when something happens as well as on what
+            state = state + self.time(waves)[:, :, None]
+        state = state * mask[..., None]
         present = torch.stack([views[n].present for n in self.names], 1)
-        return Encoded(dropout(self.joint(state, mask)), state, mask, present, duration, self._levels(views, dropout))
+        normed = dropout(self.joint(state, mask))
+        if self.config.spatial == "node-mixing":
+            state = state + self._pooled_and_mixed(normed + state, mask)
+        return Encoded(normed, state, mask, present, duration, self._levels(views, dropout))
+
+    def _pooled_and_mixed(self, state: Tensor, mask: Tensor) -> Tensor:
+        """The nodes' means over slots, mixed, in every slot (ablation).
+
+        Nodes meet only when time is gone: who moves together with whom cannot be seen any more.
+        """
+        pooled = level_of(state, mask)
+        return self.after_pooling(pooled, mask.any(1, keepdim=True)) * mask[..., None]
 
     def _levels(self, views: Mapping[str, ViewBatch], dropout: Dropout) -> Tensor:
         """(clip, modality, feature) linear in mean and deviation over time of all channels; 0 without the path."""
         n_clips = len(next(iter(views.values())).duration)
         if not self.config.level_path:
-            return self.time.weight.new_zeros(n_clips, len(self.names), self.config.embedding)
+            like = next(iter(self.project.values())).weight
+            return like.new_zeros(n_clips, len(self.names), self.config.embedding)
         return torch.stack([self.level[n](views[n], dropout) for n in self.names], 1)
 
     def embed(self, encoded: Encoded, gamma: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:

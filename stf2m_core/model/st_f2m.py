@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, one_hot, softplus
 
 from stf2m_core.config import RunConfig
+from stf2m_core.errors import ConfigError
 from stf2m_core.model.encoder import Dropout, Encoded, Encoder
 from stf2m_core.model.fuzzy import Fuzzified, FuzzyRules, PlainNetwork, rule_labels, rule_labels_left_out
 from stf2m_core.model.knowledge import Knowledge
 from stf2m_core.model.meta_rnn import TaskEncoder, tokens
+from stf2m_core.model.recurrent_learner import RecurrentLearner, facts
 from stf2m_core.shapes import ViewBatch
 
 LOG_FLOOR = 1e-6
@@ -121,7 +123,8 @@ class STF2M(nn.Module):
         self.encoder = Encoder(shapes, steps, config.encoder)
         self.rules = FuzzyRules(size, len(known), fuzzy)
         n_token = size + fuzzy.n_rules + 5 + len(shapes)
-        self.task_encoder = TaskEncoder(n_token, hidden, size, config.meta_rnn)
+        reader = RecurrentLearner if config.meta_rnn.kind == "recurrent" else TaskEncoder
+        self.task_encoder = reader(n_token, hidden, size, config.meta_rnn)
         if fuzzy.kind == "mlp":
             self.plain = PlainNetwork(size, sum(p.numel() for p in self.rules.parameters()))
             del self.rules
@@ -165,7 +168,9 @@ class STF2M(nn.Module):
 
     @property
     def adapting(self) -> tuple[str, ...]:
-        """Names of the fast tensors that the inner loop changes."""
+        """Names of the fast tensors that the inner loop changes; none in a model without inner steps."""
+        if self.config.inner.steps_train == self.config.inner.steps_test == 0:
+            return ()
         groups = [g for g in self.config.inner.fast if g != "fuzzy" or self.config.fuzzy.kind == "rules"]
         return tuple(name for group in groups for name in GROUPS[group])
 
@@ -207,6 +212,8 @@ class STF2M(nn.Module):
         """
         n_episodes = support.classes.shape[0]
         theta = self.unmodulated(n_episodes)
+        if conditioned and self.config.meta_rnn.kind == "recurrent":
+            return theta  # without a head: the recurrent learner answers
         plain = self.fuzzify(support.clean, theta)
         if not conditioned:
             return self._with_head(theta, plain, support, 0.0, self.anchor.new_zeros(n_episodes))
@@ -215,7 +222,7 @@ class STF2M(nn.Module):
             z, plain.firing, support.target, plain.entropy, disagreement,
             support.clean.duration.unflatten(0, (n_episodes, -1)), support.clean.present.unflatten(0, (n_episodes, -1)),
         )  # fmt: skip
-        code = self.task_encoder(token, support.order)
+        code = self.task_encoder(token, support.order, support.classes)
         theta = replace(theta, gamma=code.gamma, beta=code.beta)
         return self._with_head(theta, self.fuzzify(support.clean, theta), support, code.head, code.trust)
 
@@ -315,7 +322,13 @@ class STF2M(nn.Module):
             second_order: keep the graph of the inner gradients for the outer gradient.
             conditioned: False leaves out what the recurrent network read.
             differentiable: keep theta_0's graph (training); else the result is detached from the model.
+
+        Raises:
+            ConfigError: if steps are asked of a model that has learned no inner rates.
         """
+        if n_steps > 0 and not self.adapting:
+            raise ConfigError(f"{n_steps} inner steps", expected="0, as steps_train and steps_test of this model say",
+                              where="adapt")  # fmt: skip
         theta = self.start(support, conditioned=conditioned)
         if not differentiable:
             support = _detached(support)
@@ -380,7 +393,7 @@ class STF2M(nn.Module):
         has chosen the weights.
         """
         said = self.fuzzify(query, theta, support.kept)
-        logits = self.head(said.embedding, theta, support)
+        logits = self._scores(query, said, theta, support)
         temperature = self.softening[support.own.long()][:, None, None]
         if not self.has_rules:
             return Prediction(log_softmax(logits / temperature, -1), torch.softmax(logits, -1), said)
@@ -390,6 +403,15 @@ class STF2M(nn.Module):
         share = torch.einsum("ebr,erw->ebw", said.firing, labels)
         logits = logits + softplus(self.fuzzy_voice) * torch.log(share + LOG_FLOOR)
         return Prediction(log_softmax(logits / temperature, -1), share, said)
+
+    def _scores(self, query: Encoded, said: Fuzzified, theta: FastWeights, support: Support) -> Tensor:
+        """(episode, clip, way) by the head, or by the recurrent learner where there is none."""
+        if theta.center.numel() > 0:
+            return self.head(said.embedding, theta, support)
+        shown = self.fuzzify(support.clean, theta, support.kept)
+        told, asked = _facts(shown, support.clean), _facts(said, query)
+        anchor = self.anchor[support.classes] * self.known[support.classes][..., None]
+        return self.task_encoder(told, support.target, anchor, asked, support.classes, support.order)
 
     def recall(self, fuzzified: Fuzzified) -> Tensor:
         """Log-probabilities over all labels of the data set from what meta-training learned of them, without support.
@@ -423,6 +445,12 @@ def episode_targets(soft_labels: Tensor, rows: Tensor, classes: Tensor) -> tuple
 def hard_targets(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
     """(episode, clip, way) one-hot."""
     return one_hot(labels, n_way).to(dtype)
+
+
+def _facts(said: Fuzzified, encoded: Encoded) -> Tensor:
+    """What the recurrent learner reads of some clips."""
+    duration, present = (t.unflatten(0, said.entropy.shape) for t in (encoded.duration, encoded.present))
+    return facts(said.embedding, said.firing, said.entropy, said.typicality, duration, present)
 
 
 def _detached(support: Support) -> Support:
