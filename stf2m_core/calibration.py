@@ -97,7 +97,7 @@ class Reference:
         """(clip,) the share of meta-validation that is less typical, times the share of the usual that was observed.
 
         What could not be observed cannot be like anything known: a clip of which half is missing is at most as typical
-        as half of all clips. Source: ours, D-61.
+        as half of all clips. Source: ours, D-58.
 
         Args:
             membership: (clip,) log membership of the best rule, per feature.

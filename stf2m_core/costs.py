@@ -108,13 +108,13 @@ def cost_rows(
         pack: the data.
         profile: size of the models.
         variants: names of ablations or readings.
-        setting: kind of episode; None: the first of the data set's study.
+        setting: kind of episode; None: the last of the data set's study (with one shot there is no inner step).
 
     Raises:
         ConfigError: on an unknown profile or variant.
         EpisodeError: if meta-test cannot give such an episode.
     """
-    setting, rows = setting or study_of(pack).test[0], []
+    setting, rows = setting or study_of(pack).test[-1], []
     for variant in variants:
         config = config_for(pack, profile, variant=variant).replace(train__device="cpu")
         splits = split_subjects(pack, config.split, config.train.seed)

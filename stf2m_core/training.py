@@ -150,7 +150,7 @@ def build(data: ResidentViews, splits: Splits, config: RunConfig) -> STF2M:
     steps = {name: modality.step_s or config.views.step_s for name, modality in data.modalities.items()}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seeding.derive(config.train.seed, "weights"))
-        model = STF2M(data.shapes, steps, known, config)
+        model = STF2M(data.shapes, steps, known, config, data.edges)
     rows = torch.from_numpy(splits.rows["meta_train"]).to(data.device)
     set_statistics(model.to(data.device), data.training_statistics(rows))
     if config.encoder.level_path:

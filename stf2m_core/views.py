@@ -73,6 +73,8 @@ class ResidentViews:
         self.config, self.device = config, torch.device(device)
         names = config.modalities or pack.modalities
         self.modalities = {name: _resident(pack.view(name), config.step_s, self.device) for name in names}
+        told = {name: pack.edges(name) for name in names}
+        self.edges = {name: torch.from_numpy(pairs) for name, pairs in told.items() if pairs is not None}
         duration = pack.clips["duration_s"].to_numpy(np.float32)
         self.duration = torch.from_numpy(duration.copy()).to(self.device)
         self.labels = torch.from_numpy(pack.label_ids.copy()).to(self.device)

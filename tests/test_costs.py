@@ -39,7 +39,7 @@ class Built:
         splits = split_subjects(pack, self.config.split, 0)
         self.data = ResidentViews(pack, self.config.views, "cpu")
         self.model = build(self.data, splits, self.config)
-        self.batch = EpisodeSampler(pack, splits, "meta_test", study_of(pack).test[0], 0).sample(0, 1)
+        self.batch = EpisodeSampler(pack, splits, "meta_test", study_of(pack).test[-1], 0).sample(0, 1)
 
 
 def test_a_matrix_product_costs_its_three_sizes_and_its_gradient_twice_as_much():
@@ -130,7 +130,7 @@ def test_every_variant_has_a_row_and_parameters_and_adapted_numbers_are_those_of
         model = Built(pack, variant).model
         assert rows[variant]["parameters"] == sum(p.numel() for p in model.parameters())
     sizes, rules = Built(pack).config.encoder, Built(pack).config.fuzzy
-    head, fuzzy = 5 * sizes.embedding + 5, rules.n_rules * (rules.n_consequents + rules.n_features)
+    head, fuzzy = 6 * sizes.embedding + 5, rules.n_rules * (rules.n_consequents + rules.n_features)
     assert rows["full"]["adapted"] == head + fuzzy + 2 * sizes.hidden
     assert rows["modulation-only"]["adapted"] == head + fuzzy
     assert rows["zero-order"]["adapted"] == rows["recurrent-learner"]["adapted"] == 0
@@ -151,7 +151,7 @@ def test_an_option_that_is_off_costs_nothing(rows):
 
 def test_costs_are_shares_of_an_episode_and_do_not_depend_on_how_many_are_counted(pack):
     built = Built(pack)
-    two = EpisodeSampler(pack, split_subjects(pack, built.config.split, 0), "meta_test", study_of(pack).test[0], 0)
+    two = EpisodeSampler(pack, split_subjects(pack, built.config.split, 0), "meta_test", study_of(pack).test[-1], 0)
     one, both = (cost_of(built.model, built.data, two.sample(0, n)) for n in (1, 2))
     support = encode_episodes(built.model, built.data, two.sample(0, 1), seed=0, stream="cost").support
     with torch.no_grad():

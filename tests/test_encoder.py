@@ -460,7 +460,7 @@ def test_nan_and_inf_under_the_mask_never_pass_standardisation(dtype, tolerance,
         values = torch.where(view.mask[..., None], view.values, torch.full_like(view.values, garbage))
         noisy[name] = padded(dataclasses.replace(view, values=values), 3, garbage)
     shift = {n: 0.1 * normal(1, *shape, dtype=dtype) for n, shape in SHAPES.items()}
-    statistics = Statistics(shift, {n: 0.5 + t.abs() for n, t in shift.items()})
+    statistics = Statistics(shift, {n: 0.5 + t.abs() for n, t in shift.items()}, {})
     ours = outcome(encoder, standardised(noisy, statistics, 1))
     assert all(torch.isfinite(t).all() for t in ours)
     assert_same(ours, outcome(encoder, standardised(views, statistics, 1)), tolerance)

@@ -53,7 +53,7 @@ def differences(old, new, path=()):
 def test_the_smoke_design_is_one_fold_one_seed_and_every_variant():
     found = design(EMBEDDED, "smoke")
     assert (found.folds, found.seeds) == ((0,), (0,))
-    assert dict(found.variants) == dict.fromkeys(VARIANTS, (0,))
+    assert dict(found.variants) == dict.fromkeys([*VARIANTS, experiment.NOVEL], (0,))
 
 
 def test_real_data_has_four_folds_in_the_standard_design_and_ablates_on_the_first():
@@ -169,10 +169,14 @@ def test_a_record_lies_where_its_settings_say(pack, results, records):
 
 
 def test_a_complete_design_has_each_variant_in_each_setting_and_the_controls_once(pack, records):
-    settings = {kind.title for kind in experiment.study_of(pack).test}
+    study = experiment.study_of(pack)
+    settings = {kind.title for kind in study.test}
+    new = {kind.title for kind in study.settings(experiment.NOVEL)}
     found = sorted((r.method, r.variant, experiment.setting_of(r)) for r in records)
     wanted = [("st-f2m", variant, setting) for variant in VARIANTS for setting in settings]
-    wanted += [(control, "full", setting) for control in experiment.CONTROLS for setting in settings]
+    wanted += [("st-f2m", experiment.NOVEL, setting) for setting in new]
+    wanted += [(control, "full", setting) for control in experiment.CONTROLS for setting in settings | new]
+    assert all(setting.startswith("C ") for setting in new) and len(new) == len(settings)
     assert found == sorted(wanted)
 
 
@@ -201,15 +205,15 @@ def test_records_of_another_profile_or_pack_are_not_mixed_in(pack, results):
 
 def test_main_rows_give_every_method_and_reading_its_own_number(pack, records):
     rows = main_rows(records)
-    settings = [kind.title for kind in experiment.study_of(pack).test]
+    settings = [kind.title for v in experiment.WHOLE for kind in experiment.study_of(pack).settings(v)]
     metrics = {"ST-F2M, zero steps": "accuracy_zero_step", "ST-F2M, prototypes only": "accuracy_prototype"}
     metrics |= {"ST-F2M, no support": "accuracy_no_support"}
     titles = ["ST-F2M", *metrics, *experiment.CONTROLS]
     assert sorted((r["method"], r["setting"]) for r in rows) == sorted((t, s) for t in titles for s in settings)
     for row in rows:
         method = "st-f2m" if row["method"].startswith("ST-F2M") else row["method"]
-        key = (method, "full", row["setting"])
-        own = [r for r in records if (r.method, r.variant, experiment.setting_of(r)) == key]
+        own = [r for r in records if (r.method, experiment.setting_of(r)) == (method, row["setting"])]
+        own = [r for r in own if r.variant in experiment.WHOLE]
         estimate = own[0].estimate(metrics.get(row["method"], "accuracy"))
         assert (row["mean"], row["ci95"], row["subject_low"]) == (estimate.mean, estimate.ci95, estimate.subject_low)
 

@@ -23,6 +23,7 @@ from stf2m_core.data.media.clip import ClipViews, FaceTrack, Stream
 from stf2m_core.data.media.glance import Glance
 from stf2m_core.data.pack import Pack, RaggedViews, open_pack
 from stf2m_core.errors import ResultError
+from stf2m_core.prediction import ModalityReading, Prediction, RuleReading, Timeline
 from stf2m_core.shapes import EpisodeBatch
 
 LONG = tuple(f"fine-grained emotion with a very long name, number {i:02d} of twenty-four" for i in range(24))
@@ -187,6 +188,28 @@ def recording_case(words=("is", "it"), video=True, sound=True, n_frames=50):
     return figures.recording, (ClipViews(2.0, streams, track, tuple(words), ()), seen, "$a long name " * 20), {}
 
 
+def make_prediction():
+    """Five windows of a clip of four seconds, two modalities, two rules."""
+    spans = np.stack([np.arange(5) / 2, 2 + np.arange(5) / 2], 1)
+    share = np.linspace(0.2, 0.6, 5)
+    timeline = Timeline(
+        spans=spans, probability=np.stack([share, 0.7 - share, np.full(5, 0.3)], 1), typicality=np.linspace(0, 1, 5),
+        membership=-np.ones(5), observed=np.ones((5, 2)),
+    )  # fmt: skip
+    rules = [
+        RuleReading(number=n, firing=0.3, usual=0.2, stands_for={"calm": 0.6, "sad": 0.4}, prior={}, nearest="")
+        for n in (1, 2)
+    ]
+    return Prediction(
+        clip="clip.wav", duration_s=4.0, labels=FEW, probability=np.array([0.5, 0.3, 0.2]), read="whole",
+        typicality=0.5, membership=-1.0, evidence=1.0, timeline=timeline,
+        modalities=(ModalityReading(name="audio", observed=1.0, change=0.4),
+                    ModalityReading(name="visual", observed=0.0, change=None)),
+        rules=tuple(rules), source="own", support=(("a", FEW[0]), ("b", FEW[1])), calibration={},
+        words=("dogs", "door"), word_times=(1.0, 3.0), remarks=(), facts={},
+    )  # fmt: skip
+
+
 CASES = {
     "method": lambda: (figures.method, (), {}),
     "views": lambda: (figures.views, (make_pack(), 0), {}),
@@ -247,6 +270,7 @@ CASES = {
     "confusion, 24 labels, one empty": lambda: (figures.confusion, (np.diag(np.arange(24)), LONG), {}),
 }
 CASES |= lesson_figures.CASES
+CASES |= {"prediction": lambda: (figures.prediction, (make_prediction(),), {})}
 
 
 def plain(thing):

@@ -25,7 +25,7 @@ def trained(pack, folder):
     """(model, views, episodes of the meta-test) of a short run."""
     run = experiment.train_run(pack, experiment.config_for(pack, "test"), folder, progress_bar=False)
     model, views, splits = load_model(run.path, pack)
-    setting = experiment.study_of(pack).test[0]
+    setting = experiment.study_of(pack).test[-1]  # with one shot no inner step is taken
     return model, views, EpisodeSampler(pack, splits, "meta_test", setting, 0).sample(0, 12)
 
 

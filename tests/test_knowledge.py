@@ -491,7 +491,7 @@ def test_the_head_compares_densities_of_a_query_clip(model, known, own):
     seen = type("Seen", (), {"embedding": embedding})
     trust = torch.zeros(1, dtype=torch.float64)
     theta = model._with_head(model.unmodulated(1), seen, support, 0.0, trust)
-    logits = (theta.weight[0] @ query + theta.bias[0]).detach()
+    logits = model.head(query[None, None], theta, support)[0, 0].detach()
     # what one own clip leaves unknown of a habit, by conditioning two normals
     left = known.habit - known.habit**2 / (known.habit + known.clip)
     variance = known.clip + (left if own else known.habit + known.person)
@@ -554,7 +554,7 @@ def test_the_encoded_support_knows_whose_query_it_is_and_answers_by_it(pack):
         some = dataclasses.replace(batch, own=torch.tensor([own, own]))
         support = encode_episodes(model, data, some, seed=0, stream="test").support
         assert support.own.tolist() == [own, own]
-        said[own] = model.start(support).weight.detach()
+        said[own] = model.start(support).center.detach()
     assert float((said[True] - said[False]).abs().max()) > 1e-3
 
 

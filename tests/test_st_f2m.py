@@ -278,7 +278,7 @@ def quadratic(pack):
     """Two episodes with different matrices, goals and starts; rate 0.1."""
 
     def make(rate=0.1, clip_norm=1e6):
-        world = World(pack, inner__fast=("head",), inner__clip_norm=clip_norm)
+        world = World(pack, inner__fast=("head",), inner__clip_norm=clip_norm, inner__left_out=False)
         world.model.__class__ = Quadratic
         with_rates(world.model, rate)
         generator = torch.Generator().manual_seed(3)
@@ -539,7 +539,7 @@ def test_the_recurrent_learner_has_no_head_and_its_prototypes_are_those_of_any_m
     own = {n: t for n, t in usual.model.state_dict().items() if n.startswith(("task_encoder", "rates"))}
     shared = {n: t for n, t in world.model.state_dict().items() if not n.startswith("task_encoder")}
     usual.model.load_state_dict(shared | own)
-    torch.testing.assert_close(plain.weight, usual.model.start(encoding.support, conditioned=False).weight)
+    torch.testing.assert_close(plain.center, usual.model.start(encoding.support, conditioned=False).center)
     said = [world.model.predict(encoding.query, t, encoding.support).log_probability for t in (theta, plain)]
     assert float((said[0] - said[1]).detach().abs().max()) > 1e-3
     torch.testing.assert_close(said[0].exp().sum(-1), torch.ones(2, 9, dtype=torch.float64))
@@ -559,7 +559,7 @@ def test_the_modulation_that_was_generated_stays_through_the_inner_loop_of_the_m
     world = World(pack, **READINGS["modulation-only"])
     first, *_, last = world.model.adapt(world.encode(world.episodes(pack)).support, 3)
     assert torch.equal(first.gamma, last.gamma) and torch.equal(first.beta, last.beta)
-    assert float(first.gamma.abs().max()) > 1e-3 and not torch.equal(first.weight, last.weight)
+    assert float(first.gamma.abs().max()) > 1e-3 and not torch.equal(first.center, last.center)
 
 
 @pytest.mark.parametrize("kind", ["bilstm", "mmaml", "constant"])

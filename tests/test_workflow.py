@@ -250,7 +250,7 @@ def _plan(tmp_path: Path, design: Design | None = None, **settings) -> list[Job]
 def test_the_plan_trains_each_run_once_and_orders_every_notebook(tmp_path):
     jobs = _plan(tmp_path)
     ids = [job.id for job in jobs]
-    assert len(set(ids)) == len(ids) == 5 + 2 * (5 + 2 * 3 + 2)
+    assert len(set(ids)) == len(ids) == 5 + 2 * (6 + 2 * 3 + 2)
     for number, job in enumerate(jobs):
         assert set(job.needs) <= set(ids[:number])
     found = {job.id: job for job in jobs}

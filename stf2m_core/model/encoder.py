@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from stf2m_core.config import EncoderConfig
-from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph
+from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph, neighbour_graph
 from stf2m_core.model.temporal import (
     TIME_FEATURES,
     TemporalConvolution,
@@ -50,7 +51,9 @@ class Block(nn.Module):
 class ModalityEncoder(nn.Module):
     """Level 1: one modality on its own grid and graph, then slots of real time."""
 
-    def __init__(self, n_nodes: int, n_channels: int, step_s: float, config: EncoderConfig):
+    def __init__(
+        self, n_nodes: int, n_channels: int, step_s: float, config: EncoderConfig, edges: Tensor | None = None
+    ):
         super().__init__()
         self.step_s, self.causal = step_s, config.causal
         # every node has its own input weights: what a high value means differs from node to node
@@ -58,7 +61,7 @@ class ModalityEncoder(nn.Module):
         self.level = nn.Parameter(torch.randn(n_nodes, n_channels, config.hidden) / math.sqrt(n_channels))
         self.place = nn.Parameter(torch.randn(n_nodes, config.hidden) * 0.3)
         self.time = nn.Linear(TIME_FEATURES, config.hidden) if config.positional else None
-        self.block = Block(complete_graph(n_nodes), config)
+        self.block = Block(complete_graph(n_nodes) if edges is None else neighbour_graph(n_nodes, edges), config)
 
     def forward(self, view: ViewBatch, centers: Tensor, slot: Tensor, dropout: Dropout) -> tuple[Tensor, Tensor]:
         """Slots (clip, slot, node, channel) and their mask (clip, slot, node) bool.
@@ -132,14 +135,19 @@ class Encoder(nn.Module):
         shapes: modality -> (nodes, channels).
         steps: modality -> usual gap between frames, seconds.
         config: sizes.
+        edges: modality -> (edge, 2) nodes that are neighbours, where that is known; else all see all.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]], steps: Mapping[str, float], config: EncoderConfig):
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, int]], steps: Mapping[str, float], config: EncoderConfig,
+        edges: Mapping[str, Tensor] = MappingProxyType({}),
+    ):  # fmt: skip
         super().__init__()
         self.config = config
         self.names = tuple(shapes)
         self.sizes = [shapes[name][0] for name in self.names]
-        self.level1 = nn.ModuleDict({n: ModalityEncoder(*shapes[n], steps[n], config) for n in self.names})
+        each = {n: (*shapes[n], steps[n], config, edges.get(n)) for n in self.names}
+        self.level1 = nn.ModuleDict({n: ModalityEncoder(*facts) for n, facts in each.items()})
         width = config.hidden
         self.time = nn.Linear(TIME_FEATURES, width) if config.positional else None
         self.joint = Block(joint_graph(self.sizes), config)

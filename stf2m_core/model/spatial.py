@@ -16,6 +16,18 @@ def complete_graph(n_nodes: int) -> Tensor:
     return torch.full((n_nodes, n_nodes), 1.0 / n_nodes)
 
 
+def neighbour_graph(n_nodes: int, edges: Tensor) -> Tensor:
+    """The prior graph of a modality whose pack tells which nodes are neighbours: each sees them and itself, evenly.
+
+    Args:
+        n_nodes: nodes.
+        edges: (edge, 2) int64, each pair once.
+    """
+    graph = torch.eye(n_nodes)
+    graph[edges[:, 0], edges[:, 1]] = graph[edges[:, 1], edges[:, 0]] = 1.0
+    return graph / graph.sum(1, keepdim=True)
+
+
 def joint_graph(sizes: list[int]) -> Tensor:
     """Prior of the joint graph: each modality complete, and every node linked to the first node of the others."""
     total = sum(sizes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -111,16 +112,18 @@ class STF2M(nn.Module):
         steps: modality -> usual gap between frames, seconds.
         known: (label,) bool, the emotions of meta-train if what is learned of them may be used, else all False.
         config: settings of the run.
+        edges: modality -> (edge, 2) nodes that are neighbours, where that is known.
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, int]], steps: Mapping[str, float], known: Tensor, config: RunConfig
-    ):
+        self, shapes: Mapping[str, tuple[int, int]], steps: Mapping[str, float], known: Tensor, config: RunConfig,
+        edges: Mapping[str, Tensor] = MappingProxyType({}),
+    ):  # fmt: skip
         super().__init__()
         self.config = config
         hidden, size = config.encoder.hidden, config.encoder.embedding
         fuzzy = config.fuzzy
-        self.encoder = Encoder(shapes, steps, config.encoder)
+        self.encoder = Encoder(shapes, steps, config.encoder, edges)
         self.rules = FuzzyRules(size, len(known), fuzzy)
         n_token = size + fuzzy.n_rules + 5 + len(shapes)
         reader = RecurrentLearner if config.meta_rnn.kind == "recurrent" else TaskEncoder
