@@ -50,6 +50,7 @@ READINGS: dict[str, dict[str, Any]] = {
     },
     "zero-order": {"inner__steps_train": 0, "inner__steps_test": 0, "inner__n_views": 0},
     "first-order": {"train__second_order": False},
+    "self-voting": {"inner__left_out": False},
 }  # fmt: skip
 """Other readings of the paper, and further controls: made like ablations, but in no design. Who needs one for a table
 asks for it by name."""
@@ -133,14 +134,14 @@ STUDIES: dict[str, Study] = {
             "train__validation_episodes": 6,
         },
         profiles={
-            "smoke": {"train__max_steps": 220, "evaluation__episodes": 200},
+            "smoke": {"train__max_steps": 220, "evaluation__episodes": 300},
             "standard": {"train__max_steps": 900, "train__start": 0.5, "train__patience": 16},
         },
         # half of the emotions train, a quarter validates, a quarter is new
         novel={
             "episodes": [asdict(kind) for kind in _kinds(12, ("C", 2, 2)) + 2 * _kinds(5, ("C", 5, 2))],
             "split__n_val_labels": 6, "split__n_test_labels": 6, "inner__label_knowledge": False,
-            "train__validation_episodes": 12,
+            "train__validation_episodes": 12, "inner__rate": 10.0,
         },
     ),
 }
@@ -352,6 +353,21 @@ def main_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
+def gain_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """What adaptation adds: accuracy minus that of the same model's lesser readings, paired by episode (D-60)."""
+    lesser = {"accuracy_zero_step": "over zero inner steps", "accuracy_prototype": "over prototypes only",
+              "accuracy_no_support": "over no support"}  # fmt: skip
+    rows = []
+    for metric, title in lesser.items():
+        chosen = [r for r in records if r.method == "st-f2m" and r.variant in WHOLE]
+        for setting in dict.fromkeys(setting_of(r) for r in chosen):
+            own = [r for r in chosen if setting_of(r) == setting and metric in r.per_episode]
+            if own:
+                gap = results.compare(own, own, against=metric).difference
+                rows.append({"gain": title, "setting": setting} | asdict(gap))
+    return rows
+
+
 def ablation_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Paired differences to the full model on identical episodes, folds that both have."""
     full = {(setting_of(r), r.fold, r.seed): r for r in records if r.method == "st-f2m" and r.variant == "full"}
@@ -366,10 +382,10 @@ def ablation_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def table_of(rows: Sequence[dict[str, Any]], *, index: str = "method") -> pd.DataFrame:
-    """Rows by method and columns by setting; each cell is an estimate in words."""
+def table_of(rows: Sequence[dict[str, Any]], *, index: str = "method", digits: int = 2) -> pd.DataFrame:
+    """Rows by method and columns by setting; each cell is an estimate in words, with so many decimals."""
     parts = [f.name for f in fields(results.Estimate)]
-    cells = [str(results.Estimate(**{name: row[name] for name in parts})) for row in rows]
+    cells = [results.Estimate(**{name: row[name] for name in parts}).text(digits) for row in rows]
     frame = pd.DataFrame([{index: r[index], "setting": r["setting"]} for r in rows]).assign(cell=cells)
     order = list(dict.fromkeys(frame[index])), list(dict.fromkeys(frame["setting"]))
     return frame.pivot(index=index, columns="setting", values="cell").loc[order[0], order[1]]

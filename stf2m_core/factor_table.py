@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from stf2m_core.data.synemo import FACTORS, SynEmoConfig
 from stf2m_core.data.synemo_bayes import Evidence, evidence, reference
 from stf2m_core.episodes import Splits
 from stf2m_core.errors import ConfigError, ResultError
-from stf2m_core.evaluation import answer
+from stf2m_core.evaluation import READINGS, Answers, answer
 from stf2m_core.metrics import half_width, paired_difference
 from stf2m_core.model.st_f2m import STF2M
 from stf2m_core.shapes import EpisodeBatch
@@ -47,15 +48,15 @@ CEILINGS: Mapping[str, dict[str, Any]] = {
 means may be kept); no use of the support; one modality of the two."""
 
 
-def reader_of(
-    model: STF2M, data: ResidentViews, *, reading: str = "adapted", hide: Iterable[str] = (), seed: int = 0
-) -> Reader:
-    """A trained model as a reader.
+def readers_of(
+    model: STF2M, data: ResidentViews, readings: Sequence[str], *, hide: Iterable[str] = (), seed: int = 0
+) -> tuple[Reader, ...]:
+    """A trained model as one reader per reading; the readings of the same episodes share one pass of the model.
 
     Args:
         model: trained.
         data: the views it shall answer from; of any pack of the same shapes.
-        reading: "adapted", "zero_step" or "prototype".
+        readings: of `evaluation.READINGS`.
         hide: modalities that it must not see: a model without the evidence of a factor.
         seed: of the random views and orders.
 
@@ -63,13 +64,20 @@ def reader_of(
         ConfigError: if there is no such reading or modality.
     """
     hidden = set(hide)
-    unknown = sorted(hidden - set(data.modalities))
-    if unknown or reading not in ("adapted", "zero_step", "prototype"):
-        what = f"modality {unknown[0]!r}" if unknown else f"reading {reading!r}"
-        expected = f"of {', '.join(data.modalities)}; adapted, zero_step or prototype"
-        raise ConfigError(what, expected=expected, where="reader_of")
+    unknown = [f"modality {name!r}" for name in sorted(hidden - set(data.modalities))]
+    unknown += [f"reading {name!r}" for name in readings if name not in READINGS]
+    if unknown:
+        expected = f"of {', '.join(data.modalities)}; {', '.join(READINGS)}"
+        raise ConfigError(unknown[0], expected=expected, where="readers_of")
     keep = torch.tensor([name not in hidden for name in data.modalities], device=data.device) if hidden else None
-    return lambda batch: getattr(answer(model, data, batch, seed=seed, keep=keep), reading).cpu().numpy()
+    last: list[tuple[EpisodeBatch, Answers]] = []
+
+    def read(reading: str, batch: EpisodeBatch) -> np.ndarray:
+        if not last or last[0][0] is not batch:
+            last[:] = [(batch, answer(model, data, batch, seed=seed, keep=keep))]
+        return getattr(last[0][1], reading).cpu().numpy()
+
+    return tuple(partial(read, reading) for reading in readings)
 
 
 LACKING = {"order": "without temporal convolution", "synchrony": "without spatial convolution",
@@ -100,10 +108,10 @@ def trained_readers(
         config = experiment.config_for(pack, profile, variant=variant)
         run = experiment.train_run(pack, config, out, variant=variant, progress_bar=progress_bar)
         model, data, splits = load_model(run.path, pack)
-        readers[title] = reader_of(model, data)
+        readers[title], zero = readers_of(model, data, ["adapted", "zero_step"])
         if variant == "full":
-            readers["full model, zero steps"] = reader_of(model, data, reading="zero_step")
-            readers[LACKING["interaction"]] = reader_of(model, data, hide=["text"])
+            readers["full model, zero steps"] = zero
+            (readers[LACKING["interaction"]],) = readers_of(model, data, ["adapted"], hide=["text"])
     return readers, splits
 
 
@@ -140,8 +148,8 @@ def negative_rows(
         off = open_pack(folder)
         sampler = ContrastSampler(off, splits, "meta_test", factor, n_shot=n_shot, n_query=n_query, seed=0)
         batch = sampler.sample(0, episodes)
-        said = reader_of(model, ResidentViews(off, model.config.views))(batch)
-        rows.append(_row(factor, "full model, factor off", said, batch))
+        (read,) = readers_of(model, ResidentViews(off, model.config.views), ["adapted"])
+        rows.append(_row(factor, "full model, factor off", read(batch), batch))
     return rows
 
 

@@ -14,7 +14,7 @@ from pandas.io.formats.style import Styler
 from stf2m_core import results
 from stf2m_core.config import RunConfig
 from stf2m_core.data.pack import Pack
-from stf2m_core.experiment import EMBEDDED, WHOLE, ablation_rows, main_rows, setting_of, table_of
+from stf2m_core.experiment import EMBEDDED, WHOLE, ablation_rows, gain_rows, main_rows, setting_of, table_of
 from stf2m_core.results import Record
 from stf2m_core.training import Run, write_text
 
@@ -87,8 +87,16 @@ def ablation_table(records: Sequence[Record]) -> pd.DataFrame:
     return _captioned(ablation_rows(records), [r for r in records if r.variant not in WHOLE], "variant", what)
 
 
-def _captioned(rows: Sequence[Mapping[str, Any]], records: Sequence[Record], index: str, what: str) -> pd.DataFrame:
-    table = table_of(rows, index=index).fillna("–").reset_index()
+def gain_table(records: Sequence[Record]) -> pd.DataFrame:
+    """What adaptation adds to the same model's lesser readings, by settings."""
+    what = "What adaptation adds: accuracy minus that of the same model without it, on identical episodes."
+    return _captioned(gain_rows(records), [r for r in records if r.variant in WHOLE], "gain", what, digits=3)
+
+
+def _captioned(
+    rows: Sequence[Mapping[str, Any]], records: Sequence[Record], index: str, what: str, digits: int = 2
+) -> pd.DataFrame:
+    table = table_of(rows, index=index, digits=digits).fillna("–").reset_index()
     table.columns.name = None
     synthetic = f" {SYNTHETIC}" if records[0].dataset == EMBEDDED else ""
     caption = f"{what} {results.table(records).attrs['caption']}{synthetic}"

@@ -201,7 +201,7 @@ def _made(name: str, results: Path) -> list[str]:
     words |= {"tables": "tables", "figures": "figures", "executed": "the notebooks as they ran (.html to read)"}
     there = [kind for kind in words if (results / kind / name).is_dir()]
     lines = [f"{name}: what was made"] + [f"  {results / kind / name}  {words[kind]}" for kind in there]
-    tables = [results / "tables" / name / f"{table}.md" for table in ("main", "fusion")]
+    tables = [results / "tables" / name / f"{table}.md" for table in ("main", "gains", "fusion")]
     for table in tables:
         lines += ["", table.read_text(encoding="utf-8").strip()] if table.exists() else []
     return lines

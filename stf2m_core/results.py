@@ -53,11 +53,15 @@ class Estimate:
     subject_high: float | None = None
 
     def __str__(self) -> str:
-        text = _short(self.mean)
+        return self.text()
+
+    def text(self, digits: int = 2) -> str:
+        """In words, with so many decimals."""
+        text = _short(self.mean, digits)
         if self.ci95 is not None:
-            text += f" ± {_short(self.ci95)}"
+            text += f" ± {_short(self.ci95, digits)}"
         if self.subject_low is not None and self.subject_high is not None:
-            text += f" [{_short(self.subject_low)}, {_short(self.subject_high)}]"
+            text += f" [{_short(self.subject_low, digits)}, {_short(self.subject_high, digits)}]"
         return text
 
 
@@ -261,8 +265,16 @@ def combine(records: Sequence[Record], metric: str = "accuracy") -> Estimate:
     return Estimate(mean, ci95, interval.low, interval.high)
 
 
-def compare(a: Record | Sequence[Record], b: Record | Sequence[Record], metric: str = "accuracy") -> Comparison:
+def compare(
+    a: Record | Sequence[Record], b: Record | Sequence[Record], metric: str = "accuracy", against: str | None = None
+) -> Comparison:
     """How much better a is than b on identical episodes; either may be one record or all folds and seeds of a method.
+
+    Args:
+        a: what is compared.
+        b: what it is compared with.
+        metric: of a.
+        against: metric of b; None: the same. With another one, two readings of the same records can be compared.
 
     Raises:
         ResultError: if the episodes are not identical, or a record lacks per-episode values of the metric.
@@ -274,11 +286,14 @@ def compare(a: Record | Sequence[Record], b: Record | Sequence[Record], metric: 
             f"{folds_a[0][0].name} and {folds_b[0][0].name} did not answer identical episodes",
             expected="the same pack, split, folds, episode settings and query subjects",
         )
-    values_a, values_b = (np.concatenate([_episodes(fold, metric) for fold in folds]) for folds in (folds_a, folds_b))
+    other = against or metric
+    values_a = np.concatenate([_episodes(fold, metric) for fold in folds_a])
+    values_b = np.concatenate([_episodes(fold, other) for fold in folds_b])
     mean, half = metrics.paired_difference(values_a, values_b)
     interval = metrics.Interval(None, None)
-    if all(metric in record.per_subject for fold in folds_a + folds_b for record in fold):
-        pairs = [(_subjects(x, metric), _subjects(y, metric)) for x, y in zip(folds_a, folds_b, strict=True)]
+    told = [name in r.per_subject for folds, name in ((folds_a, metric), (folds_b, other)) for f in folds for r in f]
+    if all(told):
+        pairs = [(_subjects(x, metric), _subjects(y, other)) for x, y in zip(folds_a, folds_b, strict=True)]
         interval = _subject_interval([x.assign(sum=x["sum"] - y["sum"]) for x, y in pairs])
     return Comparison(metric, Estimate(mean, half, interval.low, interval.high), values_a.size)
 
@@ -443,9 +458,9 @@ def _field(record: Record, name: str) -> Any:
     return getattr(record, name)
 
 
-def _short(value: float) -> str:
-    """Two decimals without the zero in front: .73, -.05, 1.20."""
-    text = f"{value:.2f}"
+def _short(value: float, digits: int = 2) -> str:
+    """Decimals without the zero in front: .73, -.05, 1.20."""
+    text = f"{value:.{digits}f}"
     return re.sub(r"^(-?)0\.", r"\1.", text.lstrip("-") if float(text) == 0 else text)
 
 

@@ -19,6 +19,7 @@ from stf2m_core.experiment import (
     main_rows,
     table_of,
 )
+from stf2m_core.metrics import half_width
 from stf2m_core.results import Estimate, Record
 
 
@@ -244,3 +245,18 @@ def test_a_table_keeps_the_order_of_its_rows_and_leaves_no_number_behind():
     assert (list(table.index), list(table.columns)) == (["b", "a"], ["D", "P"])
     for (method, setting), mean in cells.items():
         assert table.loc[method, setting] == str(Estimate(mean, 0.01))
+
+
+def test_gain_rows_are_paired_differences_to_lesser_readings_of_the_same_records(records):
+    rows = experiment.gain_rows(records)
+    whole = [r for r in records if r.method == "st-f2m" and r.variant in experiment.WHOLE]
+    lesser = {"over zero inner steps": "zero_step", "over prototypes only": "prototype"}
+    lesser |= {"over no support": "no_support"}
+    assert sorted((r["gain"], r["setting"]) for r in rows) == sorted(
+        (title, experiment.setting_of(r)) for title in lesser for r in whole
+    )
+    for row in rows:
+        record = next(r for r in whole if experiment.setting_of(r) == row["setting"])
+        gap = np.subtract(record.per_episode["accuracy"], record.per_episode[f"accuracy_{lesser[row['gain']]}"])
+        assert row["mean"] == pytest.approx(gap.mean(), abs=1e-12)
+        assert row["ci95"] == pytest.approx(half_width(gap), abs=1e-12)

@@ -253,8 +253,11 @@ CASES = {
     "face_tracks": lambda: (figures.face_tracks, (make_faces(),), {}),
     "face_tracks, one label, one clip": lambda: (figures.face_tracks, (make_faces(FEW[:1], 1),), {}),
     "face_tracks, long names": lambda: (figures.face_tracks, (make_faces(LONG[:3], 12),), {}),
-    "face_graph": lambda: (figures.face_graph, (np.random.default_rng(0).random((2, 5, 2)), [(0, 1), (1, 4), (2, 3)],
-                                                ("a face", "another")), {}),
+    "face_graph": lambda: (
+        figures.face_graph,
+        (np.random.default_rng(0).random((2, 5, 2)), [(0, 1), (1, 4), (2, 3)], ("a face", "another")),
+        {},
+    ),
     "recording": lambda: recording_case(),
     "recording, many words": lambda: recording_case("somebody said something extraordinarily long here".split() * 6),
     "recording, sound alone": lambda: recording_case(video=False, words=()),
@@ -270,17 +273,57 @@ CASES = {
     "confusion, 24 labels, one empty": lambda: (figures.confusion, (np.diag(np.arange(24)), LONG), {}),
 }
 CASES |= lesson_figures.CASES
-CASES |= {"prediction": lambda: (figures.prediction, (make_prediction(),), {})}
+
+
+def crowded_prediction():
+    """Twenty-four emotions with long names, many words, two windows without an answer, nothing typical."""
+    plain_one = make_prediction()
+    share = np.random.default_rng(2).dirichlet(np.ones(24), 6)
+    line = dataclasses.replace(plain_one.timeline, probability=share[1:].copy(), typicality=np.zeros(5))
+    line.probability[2:4], line.typicality[2:4], line.observed[2:4] = np.nan, np.nan, 0.0
+    meant = {name: 1 - 0.02 * number for number, name in enumerate(LONG)}
+    return dataclasses.replace(
+        plain_one, clip="$a very long name/" * 9, labels=LONG, probability=share[0], timeline=line, evidence=0.3,
+        typicality=0.01, words=tuple("somebody said something long".split() * 9),
+        word_times=tuple(np.linspace(0, 4, 36)), rules=tuple(dataclasses.replace(rule, stands_for=meant)
+                                                             for rule in plain_one.rules),
+        modalities=tuple(ModalityReading(name=f"modality number {n}", observed=1.0, change=0.7 * n - 0.9)
+                         for n in range(2)),
+    )  # fmt: skip
+
+
+def glance_of_four_seconds() -> Glance:
+    seen = recording_case()[1][1]
+    return dataclasses.replace(seen, times=2 * seen.times, sound_times=2 * seen.sound_times)
+
+
+def bare_prediction():
+    """One modality, no rules, one window that is the whole clip."""
+    said = make_prediction()
+    line = dataclasses.replace(said.timeline, **{
+        name: getattr(said.timeline, name)[:1] for name in ("probability", "typicality", "membership")
+    }, spans=np.array([[0.0, 0.4]]), observed=np.ones((1, 1)))  # fmt: skip
+    return dataclasses.replace(said, duration_s=0.4, timeline=line, typicality=None, membership=None, rules=(),
+                               words=(), word_times=(), source="none", support=(),
+                               modalities=(ModalityReading(name="audio", observed=1.0, change=None),))  # fmt: skip
+
+
+CASES |= {
+    "prediction": lambda: (figures.prediction, (make_prediction(),), {}),
+    "prediction, of a recording": lambda: (figures.prediction, (make_prediction(), glance_of_four_seconds()), {}),
+    "prediction, crowded": lambda: (figures.prediction, (crowded_prediction(),), {}),
+    "prediction, little to say": lambda: (figures.prediction, (bare_prediction(),), {}),
+}
 
 
 def plain(thing):
     """Anything an argument holds, as bytes that can be compared."""
-    if isinstance(thing, ClipViews | FaceTrack | Stream | Glance):
-        return [plain(getattr(thing, field.name)) for field in dataclasses.fields(thing)]
     if isinstance(thing, Pack):
         return plain([thing.clips, thing.labels, *(dataclasses.asdict(thing.view(m)) for m in thing.modalities)])
     if isinstance(thing, EpisodeBatch):
         return [getattr(thing, field.name).tolist() for field in dataclasses.fields(thing)]
+    if dataclasses.is_dataclass(thing):
+        return {field.name: plain(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
     if isinstance(thing, pd.DataFrame):
         return thing.to_csv()
     if isinstance(thing, np.ndarray):
@@ -468,6 +511,13 @@ def test_mean_firing_is_per_emotion():
     figure = figures.firing([[1, 0], [0, 1], [0.5, 0.5], [1, 0]], [0, 0, 2, -1], FEW)
     shown = figure.axes[0].images[0].get_array()
     assert np.ma.filled(shown, -1).tolist() == [[0.5, 0.5], [-1, -1], [0.5, 0.5]]
+
+
+def test_windows_without_an_answer_leave_a_gap_between_the_bands():
+    axis = next(a for a in figures.prediction(crowded_prediction()).axes if a.get_ylabel() == "probability")
+    spans = {(path.vertices[:, 0].min(), path.vertices[:, 0].max()) for c in axis.collections for path in c.get_paths()}
+    assert spans == {(0.0, 1.75), (2.75, 4.0)}  # of five windows each 0.5 s, the third and the fourth are unanswered
+    assert "nothing observed" in [text.get_text() for text in axis.texts]
 
 
 def test_a_difference_within_its_interval_is_hollow():

@@ -100,14 +100,17 @@ def face_tracks(pack: Pack, modality: str = "visual") -> Figure:
     shifts = [place[known & (pack.clips["label"] == label).to_numpy()].mean(axis=0) - mean for label in labels]
     longest = max(float(np.linalg.norm(shift, axis=1).max()) for shift in shifts)
     factor = max(1, int(_LONGEST / max(longest, 1e-6)))
-    for axis, label, shift, colour in zip(axes[1:], labels, shifts, COLOURS, strict=False):
+    names = [fit(label, 1.4) for label in labels]
+    if len(set(names)) < len(names):
+        names = [f"{number} {fit(label, 1.2)}" for number, label in enumerate(labels, 1)]
+    for axis, label, name, shift, colour in zip(axes[1:], labels, names, shifts, COLOURS, strict=False):
         _graph(axis, mean, edges, FAINT)
         tips = mean + factor * shift
         axis.add_collection(LineCollection(np.stack([mean, tips], axis=1), colors=colour, linewidths=1.3, zorder=3))
         axis.scatter(tips[:, 0], tips[:, 1], s=9, color=colour, zorder=4, linewidths=0)
         n_clips = int((known & (pack.clips["label"] == label)).sum())
         enlarged = f", arrows {factor} times as long" if factor > 1 else ""
-        axis.set_title(f"{fit(label, 1.4)} against all\n{counted(n_clips, 'clip')}{enlarged}", fontsize=9.5)
+        axis.set_title(f"{name} against all\n{counted(n_clips, 'clip')}{enlarged}", fontsize=9.5)
     axes[0].invert_yaxis()
     return figure
 

@@ -33,8 +33,8 @@ def same_frames(values: Any, times: Any, names: Sequence[str]) -> Figure:
     above, below = figure.subplots(2, 1, sharey=True)
     for number, (clip, seconds, name) in enumerate(zip(values, times, shorts(names, 44), strict=True)):
         colour, first = COLOURS[(0, 3, 2, 4)[number % 4]], number == 0
-        look = {"marker": "o" if first else "x", "markersize": 6 if first else 4, "alpha": 0.85}
-        above.plot(clip, color=colour, linewidth=3 if first else 1, label=name, **look)
+        look = {"marker": "o" if first else "x", "markersize": 8 if first else 4, "alpha": 0.45 if first else 1}
+        above.plot(clip, color=colour, linewidth=5 if first else 1.2, label=name, **look)
         below.plot(seconds, clip, color=colour, linewidth=1.4, **look)
     above.set_xlabel("number of the frame")
     below.set_xlabel("seconds")

@@ -124,6 +124,7 @@ def _arrow(axis: Axes, start: np.ndarray, end: np.ndarray, weight: float, even: 
     axis.annotate("", end - 0.3 * along + aside, start + 0.3 * along + aside,
                   arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 6 * weight, "shrinkA": 0, "shrinkB": 0,
                               "mutation_scale": 9})  # fmt: skip
-    spot = start + 0.36 * (end - start) + 1.9 * aside
+    reach = 1.9 + 0.9 * abs(along[1])  # beside an upright arrow a number needs its width, not its height
+    spot = start + 0.36 * (end - start) + reach * aside
     axis.text(*spot, f"{weight:.2f}".lstrip("0"), ha="center", va="center", fontsize=9, color=colour, zorder=2,
               bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8})  # fmt: skip

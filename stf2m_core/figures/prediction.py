@@ -11,27 +11,31 @@ from matplotlib.patches import Rectangle
 
 from stf2m_core.data.media.glance import Glance
 from stf2m_core.figures.look import (
-    BLUE,
     COLOURS,
     FAINT,
     GONE,
     GREY,
     INK,
-    MODALITY,
+    ORANGE,
+    PINK,
     RED,
+    SKY,
     SOFT,
     counted,
     drawn,
     fit,
     sheet,
     short,
+    shorts,
     width_of,
 )  # fmt: skip
-from stf2m_core.prediction import RARE, Prediction, is_vague, typicality_in_words
+from stf2m_core.prediction import RARE, Prediction, RuleReading, is_vague, typicality_in_words
 
-_WIDTH, _LEFT, _SIDE = 11.5, 6.3, 2.1  # inches of the sheet, of its time axis and of the bars beside it
+_WIDTH, _LEFT, _SIDE = 10.4, 5.8, 3.7  # inches of the sheet, of its time axis and of the bars beside it with names
+_HEAD, _GAP = 0.72, 0.42  # inches of the two lines above, and of a row's title
 _NAMED = 5  # emotions that get a colour of their own
 _OTHERS = "#C9C9C9"
+_PALE = (ORANGE, SKY, PINK, _OTHERS)  # too pale for white letters
 
 
 @drawn
@@ -50,11 +54,11 @@ def prediction(said: Prediction, seen: Glance | None = None, title: str = "") ->
     """
     rows = _rows(said, seen)
     side = _side(said)
-    tall = sum(h + 0.42 for h, _ in rows), sum(h + 0.42 for h, _ in side)
+    tall = sum(h + _GAP for h, _ in rows), sum(h + _GAP for h, _ in side)
     side += [(max(0.5, tall[0] - tall[1]), _verdict)]
-    need = max(tall[0], tall[1] + 0.5) + 1.05
-    figure = sheet(_WIDTH, need)
-    left, right = figure.add_gridspec(1, 2, width_ratios=[_LEFT + 0.6, _SIDE + 2.2], wspace=0.04)
+    figure = sheet(_WIDTH, max(tall[0], tall[1] + 0.5) + _HEAD + 0.35)
+    _head(figure, said, title)
+    left, right = figure.add_gridspec(1, 2, width_ratios=[_LEFT + 0.7, _SIDE], wspace=0.04)
     colours = _colours(said)
     axes = _filled(figure, left, rows, said, seen, colours)
     for axis in axes:
@@ -63,11 +67,19 @@ def prediction(said: Prediction, seen: Glance | None = None, title: str = "") ->
     axes[-1].set_xlabel("time since the clip's start (s)")
     figure.align_ylabels(axes)
     _filled(figure, right, side, said, seen, colours)
-    answer = said.labels[int(said.probability.argmax())]
-    head = f"{fit(title or said.clip, 6, 'bold')}  ·  {short(answer)} {said.probability.max():.0%}"
-    figure.suptitle(f"{head}\n", x=0.008, ha="left", fontsize=14, fontweight="bold", linespacing=1.2)
-    figure.text(0.008, 1 - 0.46 / need, _small_print(said), color=SOFT, fontsize=10, va="center")
     return figure
+
+
+def _head(figure: Figure, said: Prediction, title: str) -> None:
+    """The clip and its answer, and in small print where the answer comes from, above all axes."""
+    height = figure.get_figheight()
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - _HEAD / height))
+    answer = f"  ·  {short(said.answer)} {said.probability.max():.0%}"
+    room = _WIDTH - 0.2 - width_of(answer, 14, "bold")
+    head = fit(title or said.clip, room * 9 / 14, "bold") + answer
+    above = figure.suptitle(head, x=0.008, y=1 - 0.09 / height, ha="left", va="top", fontsize=14, fontweight="bold")
+    above.set_in_layout(False)  # its room is kept free already
+    figure.text(0.008, 1 - 0.42 / height, _small_print(said), color=SOFT, fontsize=10, va="top")
 
 
 Draw = Callable[[Axes, Prediction, Glance, dict[str, str]], None]
@@ -170,7 +182,7 @@ def _words(axis: Axes, said: Prediction, _: Glance, __: dict[str, str]) -> None:
         axis.vlines(time, 0.75, 1.0, color=FAINT, linewidth=1.4)
         if middle - half > end:
             axis.text(middle, 0.3, word.replace("$", r"\$"), ha="center", va="center", color=INK, fontsize=9)
-            end = middle + half + 0.05 / second
+            end = middle + half + 0.12 / second
     axis.set_ylim(0, 1)
     _bare(axis, "what is said")
 
@@ -187,21 +199,31 @@ def _emotions(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) 
     columns = [line.probability[:, said.labels.index(label)] for label in order]
     columns.append(line.probability.sum(1) - np.sum(columns, 0))
     for part in _runs(np.isfinite(line.probability[:, 0])):
-        times = _edged(line.spans[part], said.duration_s)
-        low = np.zeros(len(times))
-        for number, (column, label) in enumerate(zip(columns, [*order, "others"], strict=True)):
-            high = low + _extended(column[part])
-            colour = colours.get(label, _OTHERS)
-            axis.fill_between(times, low, high, color=colour, linewidth=0)
-            if number:
-                axis.plot(times, low, color="white", linewidth=0.8)
-            _name_band(axis, times, low, high, label, said.duration_s, colour)
-            low = high
-        for first, last in ((times[0], times[1]), (times[-2], times[-1])):  # half a window that has no middle
-            axis.axvspan(first, last, color="white", alpha=0.35, linewidth=0)
+        _bands(axis, said, part, [*zip([*order, "others"], [*map(colours.get, order), _OTHERS], columns, strict=True)])
+    for part in _runs(~np.isfinite(line.probability[:, 0])):
+        times = _edged(line.spans, part, said.duration_s)
+        if (times[-1] - times[0]) * _LEFT / said.duration_s > width_of("nothing observed") + 0.1:
+            axis.text(times[[0, -1]].mean(), 0.5, "nothing observed", ha="center", va="center", color=SOFT, fontsize=9)
     axis.set_ylim(0, 1)
     axis.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
     axis.set_ylabel("probability")
+
+
+def _bands(axis: Axes, said: Prediction, part: np.ndarray, bands: list[tuple[str, str, np.ndarray]]) -> None:
+    """One run of windows that have an answer, from the bottom up; paler where a window has no other beside it."""
+    spans = said.timeline.spans
+    times = _edged(spans, part, said.duration_s)
+    low = np.zeros(len(times))
+    for label, colour, column in bands:
+        high = low + _extended(column[part])
+        axis.fill_between(times, low, high, color=colour, linewidth=0)
+        if low.any():
+            axis.plot(times, low, color="white", linewidth=0.8)
+        _name_band(axis, times, low, high, label, said.duration_s, colour)
+        low = high
+    if len(spans) > 1:
+        for first, last in _halves(spans, part, times):
+            axis.axvspan(first, last, color="white", alpha=0.35, linewidth=0)
 
 
 def _runs(there: np.ndarray) -> list[np.ndarray]:
@@ -210,9 +232,21 @@ def _runs(there: np.ndarray) -> list[np.ndarray]:
     return [] if not index.size else np.split(index, np.flatnonzero(np.diff(index) > 1) + 1)
 
 
-def _edged(spans: np.ndarray, duration: float) -> np.ndarray:
-    """Middles of windows, with the start of the first and the end of the last."""
-    return np.concatenate([[spans[0, 0]], spans.mean(1), [min(spans[-1, 1], duration)]])
+def _edged(spans: np.ndarray, part: np.ndarray, duration: float) -> np.ndarray:
+    """Middles of a run of windows, from the start of the clip or half-way from the window before, likewise to the end.
+
+    A gap is thus as wide as the windows without an answer, and runs do not overlap as their windows do.
+    """
+    middle, first, last = spans.mean(1), part[0], part[-1]
+    start = spans[0, 0] if first == 0 else middle[first - 1 : first + 1].mean()
+    end = min(spans[-1, 1], duration) if last == len(spans) - 1 else middle[last : last + 2].mean()
+    return np.concatenate([[start], middle[part], [end]])
+
+
+def _halves(spans: np.ndarray, part: np.ndarray, times: np.ndarray) -> list[tuple[float, float]]:
+    """From the clip's ends to the first and the last middle: half a window, for which no other stands."""
+    halves = [(times[0], times[1])] if part[0] == 0 else []
+    return [*halves, (times[-2], times[-1])] if part[-1] == len(spans) - 1 else halves
 
 
 def _extended(values: np.ndarray) -> np.ndarray:
@@ -237,9 +271,9 @@ def _name_band(axis: Axes, times: np.ndarray, low: np.ndarray, high: np.ndarray,
     floor = np.lib.stride_tricks.sliding_window_view(padded[0], 2 * reach + 1).max(1)
     roof = np.lib.stride_tricks.sliding_window_view(padded[1], 2 * reach + 1).min(1)
     room = np.where(inside, roof - floor, -1)
-    best = int(room.argmax())
+    best = int((room - 1e-3 * np.linspace(-1, 1, len(fine)) ** 2).argmax())  # of equal places the middle one
     if room[best] > 0.095:
-        colour = INK if colour == _OTHERS else "white"
+        colour = INK if colour in _PALE else "white"
         axis.text(fine[best], (floor[best] + roof[best]) / 2, name, ha="center", va="center", color=colour, fontsize=10,
                   fontweight="bold")  # fmt: skip
 
@@ -248,11 +282,10 @@ def _observed(axis: Axes, said: Prediction, _: Glance, __: dict[str, str]) -> No
     """For each modality a thread whose strength is the share that was observed."""
     line, n = said.timeline, len(said.modalities)
     edges = np.concatenate([[0], line.spans.mean(1)[:-1] + np.diff(line.spans.mean(1)) / 2, [said.duration_s]])
-    for number, reading in enumerate(said.modalities):
-        colour = MODALITY.get(reading.name, SOFT)
+    for number in range(n):
         axis.barh(number, said.duration_s, height=0.62, color=GONE)
         for first, last, share in zip(edges[:-1], edges[1:], line.observed[:, number], strict=True):
-            axis.add_patch(Rectangle((first, number - 0.31), last - first, 0.62, color=colour, alpha=float(share),
+            axis.add_patch(Rectangle((first, number - 0.31), last - first, 0.62, color=SOFT, alpha=float(share),
                                      linewidth=0))  # fmt: skip
     axis.set_yticks(range(n), [short(reading.name, 12) for reading in said.modalities])
     axis.set_ylim(n - 0.5, -0.5)
@@ -264,15 +297,15 @@ def _observed(axis: Axes, said: Prediction, _: Glance, __: dict[str, str]) -> No
 def _typicality(axis: Axes, said: Prediction, _: Glance, __: dict[str, str]) -> None:
     """Typicality over time above the zone of unusual clips."""
     line = said.timeline
-    axis.set_title("how typical · rank among clips of meta-validation")
+    axis.set_title("how typical · rank among clips of meta-validation; red: unusual")
     axis.axhspan(0, RARE, color=RED, alpha=0.18, linewidth=0)
     axis.axhspan(0.25, 0.75, color=GONE, linewidth=0)
     for part in _runs(np.isfinite(line.typicality)):
-        axis.plot(_edged(line.spans[part], said.duration_s), _extended(line.typicality[part]), color=BLUE)
+        axis.plot(_edged(line.spans, part, said.duration_s), _extended(line.typicality[part]), color=INK)
     low = np.isfinite(line.typicality) & (line.typicality < RARE)
     if low.any():
         axis.plot(line.spans.mean(1)[low], line.typicality[low], "o", color=RED, markersize=4, clip_on=False)
-    axis.set_ylim(0, 1)
+    axis.set_ylim(0, 1.04)
     axis.set_yticks([0, 0.5, 1], ["0", ".5", "1"])
 
 
@@ -280,13 +313,13 @@ def _whole(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
     """Probabilities of the whole clip, the largest first."""
     order = np.argsort(-said.probability, kind="stable")[:8]
     names = [said.labels[way] for way in order]
-    _bars(axis, [fit(name, 1.3) for name in names], said.probability[order], [colours.get(n, _OTHERS) for n in names])
+    _bars(axis, shorts(names, 15), said.probability[order], [colours.get(n, _OTHERS) for n in names])
     for row, way in enumerate(order):
         axis.text(said.probability[way] + 0.02, row, f"{said.probability[way]:.0%}", va="center", fontsize=9,
                   fontweight="bold" if row == 0 else "normal")  # fmt: skip
     axis.set_xlim(0, 1.15)
-    rest = len(said.labels) - len(order)
-    axis.set_title("the whole clip" + (f" · {rest} more not shown" if rest else ""))
+    more = f" · the {len(order)} likeliest of {len(said.labels)}" if len(order) < len(said.labels) else ""
+    axis.set_title(f"the whole clip{more}")
 
 
 def _bars(axis: Axes, names: list[str], lengths: np.ndarray, colours: list[str]) -> None:
@@ -301,16 +334,15 @@ def _bars(axis: Axes, names: list[str], lengths: np.ndarray, colours: list[str])
 def _modalities(axis: Axes, said: Prediction, _: Glance, __: dict[str, str]) -> None:
     """What the answer loses without each modality, nat."""
     change = np.array([0.0 if m.change is None else m.change for m in said.modalities])
-    _bars(axis, [short(m.name, 12) for m in said.modalities], change,
-          [MODALITY.get(m.name, SOFT) for m in said.modalities])  # fmt: skip
+    _bars(axis, [short(m.name, 12) for m in said.modalities], change, [SOFT] * len(change))
     reach = max(0.5, float(np.abs(change).max()))
     lower = min(0.0, float(change.min()))
-    axis.set_xlim(lower - (0.35 * reach if lower < 0 else 0), max(reach * 1.5, 0.5))
+    axis.set_xlim(lower * 1.05, max(float(change.max()) + 0.55 * reach, 0.5))
     axis.axvline(0, color=SOFT, linewidth=0.8)
     for row, reading in enumerate(said.modalities):
         text = "absent" if reading.observed == 0 else "the only one there is"
         text = text if reading.change is None else f"{reading.change:+.2f} nat".replace("-", "−")
-        at = 0.04 * reach if reading.change is None else max(change[row], 0) + 0.03 * reach
+        at = 0.04 * reach if reading.change is None else max(change[row], 0) + 0.04 * reach
         axis.text(at, row, text, va="center", fontsize=9, color=SOFT if reading.change is None else INK)
     axis.spines[["left"]].set_visible(False)
     axis.set_title("what carries the answer")
@@ -320,32 +352,40 @@ def _rules(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
     """The rules that fired most: length is firing, the tick its usual firing, the colour what it stands for."""
     firing = np.array([rule.firing for rule in said.rules])
     tops = [None if is_vague(rule) else next(iter(rule.stands_for)) for rule in said.rules]
+    reach = 1.25 * max(firing.max(), max(rule.usual for rule in said.rules), 1e-6)
     axis.barh(np.arange(len(firing)) - 0.18, firing, height=0.36, color=[colours.get(top, GREY) for top in tops])
     for row, rule in enumerate(said.rules):
         axis.vlines(rule.usual, row - 0.42, row + 0.06, color=INK, linewidth=1.2)
         axis.text(max(firing[row], rule.usual) + 0.02 * firing.max(), row - 0.18, f"{rule.firing:.0%}", va="center",
                   fontsize=9)  # fmt: skip
-        meant = ", ".join(f"{short(label, 14)} {share:.0%}" for label, share in list(rule.stands_for.items())[:2])
-        meant = f"vague: {meant}" if is_vague(rule) else meant
-        axis.text(0, row + 0.22, meant, va="center", fontsize=8.5, color=SOFT)
+        axis.text(0.015 * reach, row + 0.24, _meant(rule), va="center", fontsize=9, color=SOFT)
     axis.set_yticks(np.arange(len(firing)) - 0.18, [f"rule {rule.number}" for rule in said.rules])
     axis.set_ylim(len(firing) - 0.5, -0.5)
-    axis.set_xlim(0, 1.25 * max(firing.max(), max(rule.usual for rule in said.rules), 1e-6))
+    axis.set_xlim(0, reach)
     axis.set_xticks([])
     axis.spines[["bottom"]].set_visible(False)
     axis.tick_params(length=0)
     axis.set_title("rules that fire · tick: as usual")
 
 
+def _meant(rule: RuleReading, room: float = 2.5) -> str:
+    """The two emotions that a rule stands for most, or one where two do not fit into so many inches."""
+    parts = [f"{fit(label, 1.2)} {share:.0%}" for label, share in list(rule.stands_for.items())[:2]]
+    head = "vague: " if is_vague(rule) else ""
+    both = head + ", ".join(parts)
+    return both if width_of(both) <= room else head + parts[0]
+
+
 def _verdict(axis: Axes, said: Prediction, _: Glance, __: dict[str, str]) -> None:
     """What the typicality means, in words."""
     axis.set_axis_off()
+    axis.set(xticks=[], yticks=[])
     if said.typicality is not None:
         text = _broken(typicality_in_words(said.typicality, said.evidence))
         axis.text(0, 0.98, text, va="top", color=RED if said.typicality < RARE else INK, fontsize=9.5, linespacing=1.4)
 
 
-def _broken(text: str, most: int = 44) -> str:
+def _broken(text: str, most: int = 40) -> str:
     """The text on lines of at most so many letters."""
     lines = [""]
     for word in text.split():

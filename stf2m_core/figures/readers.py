@@ -8,9 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stf2m_core.figures.look import COLOURS, SOFT, drawn, finite, sheet, short, shorts, some, width_of
+from stf2m_core.figures.look import COLOURS, FAINT, SOFT, drawn, finite, sheet, short, shorts, some, width_of
 
 _LANE = 0.3  # inches per row
+_OWN = 0.66  # of the way to the next name that rows of one name take
 _DASHES = ((0, (3, 2)), (0, (1, 1.5)), "-")
 
 
@@ -43,12 +44,15 @@ def readers(
     figure = sheet(8, 0.75 + lane * len(names) + 0.24 * -(-n_keys // 2))
     axis = figure.subplots()
     for number, own in enumerate(groups):
-        aside = (number - (len(groups) - 1) / 2) * 0.5 / max(1, len(groups) - 1)
+        aside = (number - (len(groups) - 1) / 2) * _OWN / len(groups)
         mine = [row for row in rows if not group or str(row[group]) == own]
         _dots(axis, mine, [names.index(str(row[name])) + aside for row in mine], value, COLOURS[number % len(COLOURS)],
               short(own, 40) if group else None)  # fmt: skip
     for number, (line, level) in enumerate((lines or {}).items()):
         axis.axvline(level, color=SOFT, linewidth=1.2, linestyle=_DASHES[number % 3], label=short(line, 60), zorder=0)
+    if group:
+        axis.hlines([line + 0.5 for line in range(len(names) - 1)], 0, 1, color=FAINT, linewidth=0.7, zorder=0,
+                    transform=axis.get_yaxis_transform())  # fmt: skip
     axis.set_yticks(range(len(names)), shorts(names, 44))
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel(metric)

@@ -36,8 +36,9 @@ def inner_paths(paths: Mapping[str, Mapping[str, Any]], *, metric: str, chance: 
             half = 1.96 * values.std(1, ddof=1) / np.sqrt(values.shape[1]) if values.shape[1] > 1 else 0 * mean
             colour = COLOURS[number % len(COLOURS)]
             axis.fill_between(steps, mean - half, mean + half, color=colour, alpha=0.22, linewidth=0)
-            axis.plot(steps, mean, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=4.5,
-                      label=short(name, 44))  # fmt: skip
+            thick = max(0, 2 - number)  # an earlier line stays visible below a later one
+            axis.plot(steps, mean, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=4.5 + 1.3 * thick,
+                      linewidth=1.6 + 0.8 * thick, label=short(name, 44))  # fmt: skip
         if chance is not None:
             axis.axhline(chance, color=SOFT, linewidth=1.1, linestyle=(0, (3, 2)), label="chance")
         axis.set_xticks(steps[:: max(1, len(steps) // 8)])

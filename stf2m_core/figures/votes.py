@@ -8,7 +8,25 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from stf2m_core.figures.look import BLUE, COLOURS, RED, SOFT, drawn, finite, sheet, short, shorts, some, whole_labels
+from stf2m_core.figures.look import (
+    BLUE,
+    COLOURS,
+    INK,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    SOFT,
+    drawn,
+    finite,
+    sheet,
+    short,
+    shorts,
+    some,
+    whole_labels,
+)  # fmt: skip
+
+_PALE = (ORANGE, SKY, PINK)  # too pale for white numbers
 
 
 @drawn
@@ -34,15 +52,17 @@ def vote_bars(counts: Any, label: Any, emotions: Sequence[str]) -> Figure:
     axis = figure.subplots()
     start = np.zeros(len(counts))
     for number, name in enumerate(shorts(emotions, 14)):
+        colour = COLOURS[number % len(COLOURS)]
         axis.barh(np.arange(len(counts)), share[:, number], left=start, height=0.72, edgecolor="white", linewidth=1.2,
-                  color=COLOURS[number % len(COLOURS)], label=name)  # fmt: skip
+                  color=colour, label=name)  # fmt: skip
         for clip in np.flatnonzero(share[:, number] > 0.06):
             axis.text(start[clip] + share[clip, number] / 2, clip, f"{counts[clip, number]:.0f}", ha="center",
-                      va="center", fontsize=9, color="white")  # fmt: skip
+                      va="center", fontsize=9, color=INK if colour in _PALE else "white")  # fmt: skip
         start += share[:, number]
     for clip, own in enumerate(label):
         text = "no hard label" if own < 0 else short(emotions[own], 14)
         axis.text(1.015, clip, text, va="center", color=RED if own < 0 else BLUE, fontsize=9)
+    axis.text(1.015, 1.01, "hard label", transform=axis.get_xaxis_transform(), va="bottom", fontsize=9, color=SOFT)
     axis.set_xlim(0, 1.2)
     axis.set_ylim(len(counts) - 0.5, -0.5)
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
