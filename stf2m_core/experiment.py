@@ -113,7 +113,7 @@ STUDIES: dict[str, Study] = {
         # head's business, so that the input is standardised alike for all
         changes={
             "views__modalities": ("audio", "visual"), "views__normalise": "global", "split__n_val_subjects": 3,
-            "train__chunk": 2, "train__lr": 5e-4, "train__validate_every": 20,
+            "train__chunk": 2, "train__lr": 5e-4, "train__validate_every": 20, "inner__rate": 0.01,
         },
         profiles={
             "smoke": {"train__max_steps": 20},
