@@ -129,7 +129,7 @@ def _strip(seen: Glance | None) -> float:
 def _side(said: Prediction) -> list[tuple[float, Draw]]:
     """Height in inches and drawing function of what is said of the whole clip."""
     rows = [
-        (0.19 * min(len(said.labels), 8) + 0.1, _whole, True),
+        ((0.36 if _has_long_names(said) else 0.19) * min(len(said.labels), 8) + 0.1, _whole, True),
         (0.24 * len(said.modalities) + 0.1, _modalities, True),
         (0.36 * len(said.rules) + 0.1, _rules, len(said.rules) > 0),
     ]
@@ -313,17 +313,28 @@ def _whole(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
     """Probabilities of the whole clip, the largest first."""
     order = np.argsort(-said.probability, kind="stable")[:8]
     names = [said.labels[way] for way in order]
-    _bars(axis, shorts(names, 15), said.probability[order], [colours.get(n, _OTHERS) for n in names])
+    is_long = _has_long_names(said)
+    _bars(axis, [""] * len(order) if is_long else list(map(short, names)), said.probability[order],
+          [colours.get(name, _OTHERS) for name in names], 0.4 if is_long else 0.72)  # fmt: skip
     for row, way in enumerate(order):
         axis.text(said.probability[way] + 0.02, row, f"{said.probability[way]:.0%}", va="center", fontsize=9,
                   fontweight="bold" if row == 0 else "normal")  # fmt: skip
+    for row, name in enumerate(shorts(names, 32) if is_long else []):
+        axis.text(0.015, row + 0.44, name, va="center", fontsize=9, color=SOFT)
+    if is_long:
+        axis.set_ylim(len(order) - 0.3, -0.3)
     axis.set_xlim(0, 1.15)
     more = f" · the {len(order)} likeliest of {len(said.labels)}" if len(order) < len(said.labels) else ""
     axis.set_title(f"the whole clip{more}")
 
 
-def _bars(axis: Axes, names: list[str], lengths: np.ndarray, colours: list[str]) -> None:
-    axis.barh(range(len(names)), lengths, height=0.72, color=colours)
+def _has_long_names(said: Prediction) -> bool:
+    """Whether the emotions' names need the room below their bars, beside which there is none."""
+    return max(width_of(short(label, 99)) for label in said.labels) > 1.25
+
+
+def _bars(axis: Axes, names: list[str], lengths: np.ndarray, colours: list[str], height: float = 0.72) -> None:
+    axis.barh(range(len(names)), lengths, height=height, color=colours)
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xticks([])
@@ -370,8 +381,8 @@ def _rules(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
 
 def _meant(rule: RuleReading, room: float = 2.5) -> str:
     """The two emotions that a rule stands for most, or one where two do not fit into so many inches."""
-    parts = [f"{fit(label, 1.2)} {share:.0%}" for label, share in list(rule.stands_for.items())[:2]]
     head = "vague: " if is_vague(rule) else ""
+    parts = [f"{fit(label, 1.75)} {share:.0%}" for label, share in list(rule.stands_for.items())[:2]]
     both = head + ", ".join(parts)
     return both if width_of(both) <= room else head + parts[0]
 
