@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -201,18 +202,22 @@ Phase = Literal["start", "prototypes", "first order", "second order"]
 
 def phase_of(step: int, config: TrainConfig) -> Phase:
     """Which part of the schedule a step belongs to."""
-    share = step / config.max_steps
-    if share < config.start:
-        return "start"
-    if share < config.start + config.warm_up:
-        return "prototypes"
-    order_2 = config.start + config.warm_up + config.first_order
-    return "second order" if config.second_order and share >= order_2 else "first order"
+    start, prototypes, first_order = phase_ends(config)
+    if step < prototypes:
+        return "start" if step < start else "prototypes"
+    return "second order" if config.second_order and step >= first_order else "first order"
+
+
+def phase_ends(config: TrainConfig) -> tuple[int, int, int]:
+    """The first steps after the start, after the prototypes and after the first-order steps."""
+    shares = itertools.accumulate((config.start, config.warm_up, config.first_order))
+    return tuple(math.ceil(round(share * config.max_steps, 6)) for share in shares)
 
 
 def first_phase_ends(config: TrainConfig) -> int:
     """The step at which rules are placed (and, after a start, what is known of the emotions)."""
-    return math.ceil((config.start or config.warm_up) * config.max_steps)
+    start, prototypes, _ = phase_ends(config)
+    return start or prototypes
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -465,7 +470,7 @@ class Trainer:
             self.best = {n: t.detach().cpu().clone() for n, t in self.averaged.state_dict().items()}
             mean = softening[:, 0] / softening[:, 1].clamp(min=1)
             self.best["softening"] = mean.exp().to(self.best["softening"].dtype)
-        elif step > train.max_steps * (train.start + train.warm_up):
+        elif step > phase_ends(train)[1]:
             self.progress.worse += 1
         return [line | {"best": better} for line in lines]
 
@@ -587,7 +592,7 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
                 new = trainer.validate(validate) if step_0_counts and not trainer.best else []
                 new += [trainer.step()]
                 step = trainer.progress.step
-                ready = step >= train.start * train.max_steps
+                ready = step >= phase_ends(train)[0]
                 if ready and (step % train.validate_every == 0 or step == train.max_steps):
                     new += trainer.validate(validate)
                     bar.set_postfix({"meta-val NLL": f"{trainer.progress.best_nll:.3f}"})

@@ -178,7 +178,8 @@ def worth_in_clips(value: Tensor, seen: Tensor, owner: Tensor) -> Tensor:
     grand = (there[..., None] * mean).sum(0) / n_there.clamp(min=1)
     spread = (there[..., None] * (mean - grand) ** 2).sum(0) / (n_there - 1).clamp(min=1)
     between = spread - within * (there / count.clamp(min=1)).sum(0)[:, None] / n_there.clamp(min=1)
-    return torch.where(between > 1e-4 * within, within / between.clamp(min=1e-30), 1e4).clamp(0.01, 1e4).float()
+    known = (count > 1).any(0)[:, None] & (between > 1e-4 * within)
+    return torch.where(known, within / between.clamp(min=1e-30), 1e4).clamp(0.01, 1e4).float()
 
 
 def _moments(modality: Modality, rows: Tensor, way: Tensor, n_way: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from stf2m_core.config import EpisodeConfig, RunConfig
 from stf2m_core.data.pack import open_pack, write_pack
 from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
-from stf2m_core.encoding import encode_episodes
+from stf2m_core.encoding import encode_clips, encode_episodes, model_statistics
 from stf2m_core.episodes import EpisodeSampler, split_subjects
 from stf2m_core.errors import EpisodeError, RunError
 from stf2m_core.evaluation import READINGS, answer, calibrated_nll, confusion, evaluate, evaluate_control, score
@@ -265,6 +265,44 @@ def test_confusion_counts_pairs_of_true_and_predicted_labels(pack):
             true = pack.labels.index(pack.clips["label"].iloc[int(batch.query[e, q])])
             expected[true, int(batch.classes[e, said[e, q].argmax()])] += 1
     assert (confusion(pack, batch, said) == expected).all()
+
+
+# --- without any support
+
+
+def test_without_support_known_emotions_are_recalled_whatever_the_support_holds(pack):
+    world = World(pack)
+    model, data, batch = world.model, world.data, world.episodes(D_EPISODE, 4)
+    model.softening.copy_(torch.tensor([2.0, 5.0]))
+    said = answer(model, data, batch)
+    moved = dataclasses.replace(batch, support=batch.support.flip(0))
+    other = answer(model, data, moved)
+    assert torch.equal(other.no_support, said.no_support)
+    assert float((other.adapted - said.adapted).abs().max()) > 1e-3
+    for e, q in np.ndindex(4, 6):
+        encoded = encode_clips(model, data, batch.query[e, q : q + 1], model_statistics(model))
+        with torch.no_grad():
+            recalled = model.recall(model.fuzzify(encoded, model.unmodulated(1)))[0, 0].exp()
+        inside = recalled[batch.classes[e]] ** 0.5  # softened by 2, as other people's clips are
+        torch.testing.assert_close(said.no_support[e, q].exp(), inside / inside.sum(), rtol=0, atol=1e-5)
+    assert float(said.no_support.std()) > 1e-2
+
+
+def test_without_support_new_emotions_are_guessed_and_one_makes_its_episode_new(pack):
+    novel = World(pack, **NOVEL)
+    batch = novel.episodes(EpisodeConfig(regime="C", n_way=4, n_shot=1, n_query=1), 3)
+    said = answer(novel.model, novel.data, batch).no_support
+    torch.testing.assert_close(said, torch.full((3, 4, 4), -np.log(4.0), dtype=said.dtype))
+    world = World(pack)
+    batch = world.episodes(D_EPISODE, 4)
+    model, before = world.model, answer(world.model, world.data, batch).no_support
+    model.known[batch.classes[0, 0]] = False
+    new = (batch.classes == batch.classes[0, 0]).any(1)
+    assert bool(new[0]) and not bool(new.all()), "the draw left nothing to compare"
+    after = answer(model, world.data, batch).no_support
+    torch.testing.assert_close(after[new], torch.full_like(after[new], -np.log(3.0)))
+    torch.testing.assert_close(after[~new], before[~new])
+    assert float((before[new] - after[new]).abs().max()) > 1e-3
 
 
 # --- records and refusals

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from stf2m_core import figures, own_data
 from stf2m_core.data import drawn_faces, landmarks
@@ -13,7 +14,10 @@ from stf2m_core.data.manifest import import_dataset
 from stf2m_core.data.pack import Pack, open_pack
 from stf2m_core.episodes import split_subjects
 from stf2m_core.errors import EpisodeError, ManifestError, PackError, ResultError
+from stf2m_core.model.spatial import complete_graph
 from stf2m_core.results import Record
+from stf2m_core.training import build
+from stf2m_core.views import ResidentViews
 
 
 def imported(source: Path, out: Path, **options) -> Pack:
@@ -98,6 +102,23 @@ def test_twenty_real_clips_give_a_pack_of_landmarks_a_training_and_a_record(tmp_
     assert record.pack_digest == real.digest
     assert 0.4 < record.accuracy.mean <= 1
     assert Record.from_json(record.to_json(tmp_path / "record.json")).accuracy.mean == record.accuracy.mean
+
+
+def test_the_graph_that_a_pack_tells_is_the_prior_of_its_convolution_and_others_see_all(pack):
+    config = own_data.settings_for(pack)
+    data = ResidentViews(pack, config.views, "cpu")
+    model = build(data, split_subjects(pack, config.split), config)
+    near = {(i, j) for a, b in landmarks.edges().tolist() for i, j in ((a, b), (b, a))} | {(i, i) for i in range(68)}
+    expected = np.zeros((68, 68))
+    for i in range(68):
+        row = [j for j in range(68) if (i, j) in near]
+        expected[i, row] = 1 / len(row)
+    priors = {name: t for name, t in model.named_buffers() if name.endswith("prior")}
+    faces = [t for name, t in priors.items() if "visual" in name]
+    words = [t for name, t in priors.items() if "text" in name]
+    assert len(faces) == len(words) == 1
+    np.testing.assert_allclose(faces[0].numpy(), expected, rtol=1e-6)
+    assert torch.equal(words[0], complete_graph(len(words[0])))
 
 
 # Figures

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from stf2m_core import factor_table as table_module
 from stf2m_core import figures
-from stf2m_core.config import SplitConfig
+from stf2m_core.config import PROFILES, EpisodeConfig, RunConfig, SplitConfig
 from stf2m_core.data.manifest import import_dataset
 from stf2m_core.data.pack import open_pack
 from stf2m_core.data.synemo import FACTORS, SynEmoConfig
 from stf2m_core.data.synemo_bayes import evidence, reference
-from stf2m_core.episodes import split_subjects
-from stf2m_core.errors import ResultError
-from stf2m_core.factor_table import BAYES, CEILING, factor_rows, factor_table, leaks
+from stf2m_core.episodes import EpisodeSampler, split_subjects
+from stf2m_core.errors import ConfigError, ResultError
+from stf2m_core.evaluation import READINGS, answer
+from stf2m_core.factor_table import BAYES, CEILING, factor_rows, factor_table, leaks, readers_of
 from stf2m_core.shapes import EpisodeBatch
+from stf2m_core.training import build
+from stf2m_core.views import ResidentViews
 
 SIZE = {"seed": 5, "n_domains": 4, "n_subjects_per_domain": 4, "clips_per_class": 4}
 
@@ -75,3 +80,48 @@ def test_the_figure_draws_every_reader_between_its_references(rows):
         figures.factors([row for row in rows if row["reader"] != CEILING])
     with pytest.raises(ResultError, match="no rows of factors"):
         figures.factors([])
+
+
+@pytest.fixture(scope="module")
+def model_world(tmp_path_factory):
+    """An untrained model, its data, and some episodes."""
+    folder = tmp_path_factory.mktemp("readers") / "synemo"
+    import_dataset("synemo", out=folder, pure=True, **SIZE | {"clips_per_class": 2})
+    pack = open_pack(folder)
+    config = (
+        RunConfig().replace(**PROFILES["test"]).replace(split__n_folds=2, split__n_val_subjects=4, train__device="cpu")
+    )
+    splits, data = split_subjects(pack, config.split), ResidentViews(pack, config.views, "cpu")
+    kind = EpisodeConfig(regime="D", n_way=3, n_shot=2, n_query=2)
+    return build(data, splits, config), data, EpisodeSampler(pack, splits, "meta_test", kind, 0).sample(0, 4)
+
+
+@pytest.mark.parametrize("hide", [(), ("text",)])
+def test_readers_of_one_model_give_its_readings_in_a_single_pass(model_world, hide, monkeypatch):
+    model, data, batch = model_world
+    passes = []
+
+    def watched(*facts, **settings):
+        passes.append(1)
+        return answer(*facts, **settings)
+
+    monkeypatch.setattr(table_module, "answer", watched)
+    readers = readers_of(model, data, READINGS, hide=hide, seed=3)
+    keep = torch.tensor([name not in hide for name in data.modalities])
+    expected = answer(model, data, batch, seed=3, keep=keep)
+    said = [reader(batch) for reader in readers]
+    assert len(passes) == 1
+    for name, part in zip(READINGS, said, strict=True):
+        np.testing.assert_array_equal(part, getattr(expected, name).numpy())
+    readers[0](batch[:2])
+    np.testing.assert_array_equal(readers[1](batch), said[1])
+    assert len(passes) == 3, "other episodes are answered anew"
+    assert np.abs(said[0] - said[2]).max() > 1e-3
+
+
+def test_a_reading_or_modality_that_is_not_there_is_refused(model_world):
+    model, data, _ = model_world
+    with pytest.raises(ConfigError, match="reading 'guess'; expected of .*adapted, zero_step, prototype, no_support"):
+        readers_of(model, data, ["adapted", "guess"])
+    with pytest.raises(ConfigError, match="modality 'smell'; expected of audio, visual, text"):
+        readers_of(model, data, ["adapted"], hide=["smell"])

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -498,6 +499,82 @@ def test_the_head_compares_densities_of_a_query_clip(model, known, own):
     center = prototypes(model, embedding, support, (0.0,))[0]
     density = torch.distributions.Normal(center, variance.sqrt()).log_prob(query).sum(-1)
     torch.testing.assert_close(logits - logits[0], density - density[0], rtol=0, atol=1e-9)
+
+
+def without_clip(support, clip):
+    """The same support, of which one clip weighs nothing."""
+    weight = support.weight.clone()
+    weight[:, clip] = 0
+    return dataclasses.replace(support, weight=weight)
+
+
+def hard(support):
+    """The same support with hard labels, class by class, and even weights."""
+    n_way = support.target.shape[-1]
+    label = torch.arange(n_way).repeat_interleave(support.target.shape[1] // n_way)
+    target = torch.nn.functional.one_hot(label, n_way).double().expand_as(support.target)
+    return dataclasses.replace(support, target=target, weight=torch.ones_like(support.weight))
+
+
+@pytest.mark.parametrize("own", [(True, True), (False, False), (True, False)])
+@pytest.mark.parametrize("labels", [hard, lambda support: support], ids=["hard", "soft"])
+@pytest.mark.parametrize("n_shot", [1, 3])
+def test_prototypes_without_a_clip_are_those_of_a_support_in_which_it_weighs_nothing(model, own, labels, n_shot):
+    support, trust = labels(support_of(own=own, n_shot=n_shot)), torch.tensor((0.7, -0.4), dtype=torch.float64)
+    n_clips = 3 * n_shot
+    embedding = drawn(2, n_clips, SIZE, seed=41)
+    found = model.prototypes(embedding, support, trust, left_out=True).detach()
+    assert found.shape == (2, n_clips, 3, SIZE)
+    for clip in range(n_clips):
+        expected = prototypes(model, embedding, without_clip(support, clip), (0.7, -0.4))
+        torch.testing.assert_close(found[:, clip], expected, rtol=0, atol=1e-12)
+    if labels is hard and n_shot == 1:
+        assert float(found[0, 1, 1].abs().max()) == 0, "nothing is left of the new emotion"
+    moved = embedding.clone()
+    moved[:, 0] += 5
+    again = model.prototypes(moved, support, trust, left_out=True).detach()
+    torch.testing.assert_close(again[:, 0], found[:, 0], rtol=0, atol=1e-12)
+    assert float((again[:, 1] - found[:, 1]).abs().max()) > 1e-3
+
+
+def test_the_share_of_a_class_that_is_there_without_a_clip_is_one_less_of_n():
+    for n_shot in (1, 2, 5):
+        left = hard(support_of(n_shot=n_shot)).left
+        torch.testing.assert_close(left, torch.full_like(left, (n_shot - 1) / n_shot))
+        assert bool(left.any()) == (n_shot > 1)
+    support = support_of(n_shot=2)
+    for e, i in np.ndindex(2, 6):
+        share = (support.weight[e][:, None] * support.target[e]).numpy()
+        rest = [share[:, w].sum() - share[i, w] for w in range(3)]
+        expected = sum(float(support.target[e, i, w]) * rest[w] / share[:, w].sum() for w in range(3))
+        assert float(support.left[e, i]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("own", [(True, False), (False, True)])
+def test_the_head_is_a_linear_one_and_without_a_clip_measures_distances_to_centers_it_did_not_add_to(model, own):
+    with torch.no_grad():
+        model.log_metric.copy_(drawn(2, SIZE, seed=61))
+    support, embedding = support_of(own=own), drawn(2, 6, SIZE, seed=41)
+    trust = torch.zeros(2, dtype=torch.float64)
+    seen = type("Seen", (), {"embedding": embedding})
+    start = model._with_head(model.unmodulated(2), seen, support, drawn(2, 3, SIZE, seed=62), trust)
+    change = {"metric": drawn(2, SIZE, seed=63), "bias": drawn(2, 3, seed=64)}
+    theta = dataclasses.replace(start, center=start.center + drawn(2, 3, SIZE, seed=65), **change)
+    views = drawn(2, 12, SIZE, seed=66)
+    plain = model.head(views, theta, support).detach()
+    without = model.head(views, theta, support, left_out=True).detach()
+    for e in range(2):
+        metric = (model.log_metric[int(own[e])] + theta.metric[e] - model.log_temperature).exp().detach()
+        for view, w in np.ndindex(12, 3):
+            x, v = views[e, view], theta.residual[e, w]
+            center = theta.center[e, w].detach()
+            weight, bias = 2 * metric * center + v, theta.bias[e, w] - (metric * center**2).sum()
+            assert float(plain[e, view, w]) == pytest.approx(float(weight @ x + bias), abs=1e-10)
+            rest = prototypes(model, embedding, without_clip(support, view % 6), (0.0, 0.0))[e, w]
+            center = rest + (theta.center - start.center)[e, w].detach()
+            near = (metric * (x**2 - (x - center) ** 2)).sum() + v @ x + theta.bias[e, w]
+            assert float(without[e, view, w]) == pytest.approx(float(near), abs=1e-10)
+    assert float((plain - without).abs().max()) > 1e-2
 
 
 # --- whose query it is, from the sampler to the support

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 from dataclasses import replace
@@ -158,6 +159,7 @@ def test_provenance_tells_revision_and_dirt_and_does_without_git(monkeypatch):
     def git(command, **_):
         return subprocess.CompletedProcess(command, 0, stdout=answers[command[3]])
 
+    platform.platform()  # asks the machine once, by a command of its own
     monkeypatch.setattr(subprocess, "run", git)
     told = results.provenance(threads=1, device="cpu", precision="float32")
     assert (told["git_revision"], told["git_dirty"]) == ("f" * 40, True)
@@ -284,6 +286,33 @@ def test_comparison_of_other_episodes_is_refused(record, changes):
 def test_comparison_needs_values_per_episode(record):
     with pytest.raises(ResultError, match="metric ece has no values per episode"):
         results.compare(record, record, "ece")
+
+
+def test_two_readings_of_the_same_records_are_compared_episode_by_episode():
+    both = []
+    for fold in (0, 1):
+        better, worse = make_record(fold=fold, skill=1.5), make_record(fold=fold, skill=0.5)
+        changes = {
+            field: {**getattr(better, field), "accuracy_zero_step": getattr(worse, field)["accuracy"]}
+            for field in ("metrics", "per_episode", "per_subject")
+        }
+        both.append(replace(better, **changes))
+    found = results.compare(both, both, "accuracy", against="accuracy_zero_step")
+    one, other = (np.concatenate([r.per_episode[name] for r in both]) for name in ("accuracy", "accuracy_zero_step"))
+    assert found.difference.mean == pytest.approx((one - other).mean())
+    assert found.difference.ci95 == pytest.approx(metrics.half_width(one - other))
+    assert found.difference.subject_low < found.difference.mean < found.difference.subject_high
+    assert results.compare(both, both, "accuracy").difference.mean == 0
+    with pytest.raises(ResultError, match="metric ece has no values per episode"):
+        results.compare(both, both, "accuracy", against="ece")
+
+
+@pytest.mark.parametrize(
+    ("digits", "text"),
+    [(1, ".7 ± .0 [.7, .8]"), (2, ".73 ± .01 [.66, .79]"), (3, ".734 ± .015 [.660, .791]")],
+)
+def test_an_estimate_is_written_with_as_many_decimals_as_asked(digits, text):
+    assert Estimate(0.734, 0.0149, 0.66, 0.791).text(digits) == text
 
 
 def _family():

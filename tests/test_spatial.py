@@ -8,7 +8,7 @@ import torch
 from test_encoder import clips, embedded, encoder_of, generic, normal, rng, slow_spatial
 
 from stf2m_core.model.encoder import Dropout
-from stf2m_core.model.spatial import SpatialConvolution, chebyshev, joint_graph
+from stf2m_core.model.spatial import SpatialConvolution, chebyshev, joint_graph, neighbour_graph
 from stf2m_core.shapes import ViewBatch
 
 
@@ -140,3 +140,17 @@ def test_node_mixing_does_mix_the_nodes_and_other_kinds_have_no_weights_for_it()
     own = sum(p.numel() for p in encoder.after_pooling.parameters())
     assert sum(p.numel() for p in encoder.parameters()) == own + sum(p.numel() for p in encoder_of(FACE).parameters())
     assert torch.equal(encoder.after_pooling.prior, joint_graph([3]).double())
+
+
+def test_neighbours_see_each_other_and_themselves_evenly():
+    edges = torch.tensor([[0, 1], [3, 1], [1, 4]])
+    expected = [
+        [1 / 2, 1 / 2, 0, 0, 0],
+        [1 / 4, 1 / 4, 0, 1 / 4, 1 / 4],
+        [0, 0, 1, 0, 0],
+        [0, 1 / 2, 0, 1 / 2, 0],
+        [0, 1 / 2, 0, 0, 1 / 2],
+    ]
+    torch.testing.assert_close(neighbour_graph(5, edges), torch.tensor(expected))
+    torch.testing.assert_close(neighbour_graph(5, edges.flip(0, 1)), torch.tensor(expected))
+    assert torch.equal(neighbour_graph(3, torch.zeros(0, 2, dtype=torch.int64)), torch.eye(3))

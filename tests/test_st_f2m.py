@@ -181,9 +181,9 @@ def permuted(batch, order):
     return EpisodeBatch(batch.ids, batch.classes[:, order], batch.support[:, order], batch.query, renamed)
 
 
-@pytest.mark.parametrize("label_knowledge", [True, False])
-def test_renaming_the_classes_renames_the_answer(pack, label_knowledge):
-    world = World(pack, inner__label_knowledge=label_knowledge)
+@pytest.mark.parametrize("label_knowledge, left_out", [(True, True), (False, True), (True, False)])
+def test_renaming_the_classes_renames_the_answer(pack, label_knowledge, left_out):
+    world = World(pack, inner__label_knowledge=label_knowledge, inner__left_out=left_out)
     support = world.encode(world.episodes(pack)).support
     encoding, order = world.encode(world.episodes(pack)), torch.tensor([2, 0, 1])
     n_shot = D_EPISODE.n_shot
@@ -219,6 +219,61 @@ def test_a_model_answers_episodes_of_any_way_and_shot(pack, world, n_way, n_shot
     said = world.answer(world.episodes(pack, 2, config))
     assert said.shape == (2, n_way, n_way)
     torch.testing.assert_close(said.exp().sum(-1), torch.ones(2, n_way, dtype=torch.float64))
+
+
+# --- no clip votes for itself
+
+
+def hard_support(world, pack, n_shot, n_episodes=2):
+    """A support with hard labels and even weights, as of a pack without votes."""
+    config = dataclasses.replace(D_EPISODE, n_shot=n_shot)
+    encoding = world.encode(world.episodes(pack, n_episodes, config))
+    target = torch.eye(3, dtype=torch.float64).repeat_interleave(n_shot, 0).expand_as(encoding.support.target)
+    weight = torch.ones_like(encoding.support.weight)
+    return dataclasses.replace(encoding.support, target=target, weight=weight)
+
+
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_with_one_shot_nothing_is_learned_and_with_two_shots_it_is(pack, world, differentiable):
+    one, two = (hard_support(world, pack, n_shot) for n_shot in (1, 2))
+    path = world.model.adapt(one, 3, differentiable=differentiable)
+    assert len(path) == 4
+    for theta in path[1:]:
+        assert all(torch.equal(t, tensors(path[0])[name]) for name, t in tensors(theta).items())
+    assert (world.model.inner_loss(path[0], one) == 0).all()
+    first, *_, last = world.model.adapt(two, 3, differentiable=differentiable)
+    still = {name for name, t in tensors(last).items() if torch.equal(t, tensors(first)[name])}
+    assert still == {"residual", "own"}
+
+
+@pytest.mark.parametrize("left_out", [True, False])
+def test_the_inner_loss_is_that_of_answers_to_which_a_clip_itself_adds_nothing_if_so_wished(pack, left_out):
+    world = World(pack, inner__left_out=left_out)
+    support = world.encode(world.episodes(pack)).support
+    model, target, weight = world.model, support.target, support.weight
+    theta = model.adapt(support, 2)[-1]
+    share = weight[..., None] * target
+    total = torch.zeros(2, dtype=torch.float64)
+    for clip in range(target.shape[1]):
+        some, fast, left = support, theta, torch.ones(2, dtype=torch.float64)
+        if left_out:
+            lighter = weight.clone()
+            lighter[:, clip] = 0
+            some = dataclasses.replace(support, weight=lighter)
+            fast = dataclasses.replace(theta, center=theta.center - theta.own[:, clip])
+            left = (target[:, clip] * (share.sum(1) - share[:, clip]) / share.sum(1)).sum(-1)
+        said = model.predict(support.views, fast, some).log_probability[:, clip]
+        total += weight[:, clip] * left * -(target[:, clip] * said).sum(-1).detach()
+    torch.testing.assert_close(model.inner_loss(theta, support).detach(), total / weight.sum(1), rtol=0, atol=1e-9)
+
+
+def test_a_clip_that_votes_for_itself_is_learned_from_even_alone(pack):
+    world = World(pack, inner__left_out=False)
+    support = hard_support(world, pack, 1)
+    first, last = world.model.adapt(support, 1)
+    assert first.own.numel() == 0
+    assert float((last.center - first.center).abs().max()) > 1e-4
+    assert bool((world.model.inner_loss(first, support) > 1e-4).all())
 
 
 # --- the inner loop

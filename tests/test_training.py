@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,13 +17,27 @@ import torch
 from safetensors.torch import load_file
 
 from stf2m_core import training
-from stf2m_core.config import RunConfig
+from stf2m_core.config import RunConfig, TrainConfig
 from stf2m_core.data.pack import open_pack, write_pack
 from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
+from stf2m_core.encoding import encode_episodes
 from stf2m_core.episodes import EpisodeSampler, load_episodes
 from stf2m_core.errors import RunError
 from stf2m_core.evaluation import answer, score
-from stf2m_core.training import Trainer, learning_rate, load_model, phase_of, read_history, step_weights, train
+from stf2m_core.model.knowledge import knowledge
+from stf2m_core.training import (
+    RATES,
+    Trainer,
+    Validation,
+    first_phase_ends,
+    learning_rate,
+    load_model,
+    naming_loss,
+    phase_of,
+    read_history,
+    step_weights,
+    train,
+)
 
 SETTINGS = {
     "split__n_val_subjects": 3,
@@ -332,6 +347,166 @@ def test_step_weights_begin_even_and_end_at_the_last_step_with_a_tenth_at_none(n
     assert step_weights(0, 0.5) == [1.0]
 
 
+# --- a start that names emotions
+
+
+def test_the_naming_loss_is_the_cross_entropy_of_a_linear_classifier_of_support_and_query():
+    generator = torch.Generator().manual_seed(0)
+    z = {name: torch.randn(2, n, 5, generator=generator) for name, n in (("support", 3), ("query", 4))}
+    target = {name: torch.softmax(torch.randn(2, n, 6, generator=generator), -1) for name, n in (("s", 3), ("q", 4))}
+    head = torch.nn.Linear(5, 6)
+    model = SimpleNamespace(
+        anchor=torch.zeros(6, 5), name_emotion=head, config=settings(),
+        encoder=SimpleNamespace(embed=lambda clips, gamma, beta: (clips + gamma.sum() + beta.sum(), None)),
+    )  # fmt: skip
+    episode = SimpleNamespace(
+        support=SimpleNamespace(clean=z["support"]), query=z["query"], target=target["q"],
+        label_target=target["q"], support_label_target=target["s"],
+    )  # fmt: skip
+    loss, line = naming_loss(model, episode)
+    clips = torch.cat([z["support"].flatten(0, 1), z["query"].flatten(0, 1)])
+    labels = torch.cat([target["s"].flatten(0, 1), target["q"].flatten(0, 1)])
+    said = clips @ head.weight.T + head.bias
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(said, labels))
+    assert line["loss"] == pytest.approx(loss.item())
+    assert line["accuracy"] == pytest.approx(float((said.argmax(1) == labels.argmax(1)).double().mean()))
+
+
+def test_a_start_comes_before_all_other_phases_and_the_first_phase_ends_with_it():
+    config = settings(train__max_steps=16, train__start=0.25, train__warm_up=0.125, train__first_order=0.25).train
+    phases = [phase_of(step, config) for step in range(16)]
+    assert phases == ["start"] * 4 + ["prototypes"] * 2 + ["first order"] * 4 + ["second order"] * 6
+    assert first_phase_ends(config) == 4
+    assert first_phase_ends(dataclasses.replace(config, start=0.0)) == 2
+    odd = dataclasses.replace(config, start=0.3)
+    assert first_phase_ends(odd) == [phase_of(step, odd) for step in range(16)].count("start") == 5
+    assert phase_of(0, dataclasses.replace(config, start=0.0)) == "prototypes"
+
+
+START = {"train__start": 0.5, "train__first_order": 0.125, "train__warm_up": 0.125}
+
+
+@pytest.fixture(scope="module")
+def started(folder, pack):
+    """A whole run of which the first half names emotions."""
+    return train(pack, settings(**START), folder / "started", validate=score, progress_bar=False)
+
+
+def test_in_the_start_the_first_kind_of_episode_is_alone_and_nothing_is_validated(started):
+    steps = [line for line in started.history if line["kind"] == "train"]
+    assert [line["phase"] for line in steps[:6]] == ["start"] * 4 + ["prototypes", "first order"]
+    assert [line["setting"] for line in steps] == [TITLES[0]] * 4 + TITLES * 2
+    assert sorted({line["step"] for line in started.history if line["kind"] == "validation"}) == [4, 6, 8]
+    assert started.summary["best_step"] >= 4
+
+
+def test_rules_are_placed_and_anchors_set_when_the_start_ends_and_not_before(pack, monkeypatch):
+    trainer = Trainer(pack, settings(**START))
+    model, data = trainer.model, trainer.data
+    first = model.anchor.detach().clone()
+    for _ in range(4):
+        trainer.step()
+        assert torch.equal(model.anchor, first)
+    center = model.rules.center.detach().clone()
+    monkeypatch.setattr(training, "learning_rate", lambda step, config: 0.0)
+    trainer.step()
+    assert not torch.equal(model.rules.center, center)
+    parts, rows = [], []
+    for sampler in trainer.samplers:
+        for number in range(training.KNOWING):
+            batch = sampler.sample(2 * number, 2)
+            with torch.no_grad():
+                query = encode_episodes(model, data, batch, seed=0, stream="any", n_views=0).query
+                parts.append(model.fuzzify(query, model.unmodulated(2)).embedding.flatten(0, 1))
+            rows.append(batch.query.flatten())
+    row = torch.cat(rows)
+    person = torch.unique(data.subjects[row], return_inverse=True)[1]
+    expected = knowledge(torch.cat(parts), data.labels[row], person, len(model.known)).anchor
+    torch.testing.assert_close(model.anchor.detach(), expected, rtol=0, atol=1e-5)
+    assert float((expected - first).abs().max()) > 1e-2
+    averaged = dict(trainer.averaged.named_parameters())
+    assert torch.equal(averaged["anchor"], model.anchor), "the average begins anew"
+
+
+def test_a_run_cut_in_its_start_and_continued_ends_at_the_same_bits(started, pack, tmp_path):
+    def cut(*facts):
+        raise OSError("power cut")
+
+    with pytest.raises(OSError, match="power cut"):  # at the first validation, when step 4 is due
+        train(pack, settings(**START), tmp_path, validate=cut, progress_bar=False)
+    assert training.read_tensors(tmp_path / "checkpoint.safetensors")[1]["progress"]["step"] == 3
+    train(pack, settings(**START), tmp_path, validate=score, progress_bar=False)
+    for name in ("model.safetensors", "history.jsonl"):
+        assert (tmp_path / name).read_bytes() == (started.path / name).read_bytes(), name
+    assert_same_tensors(tmp_path, started.path)
+
+
+# --- calibration
+
+
+def test_saved_weights_soften_answers_by_the_temperatures_of_the_best_validation(pack, tmp_path):
+    kinds = [*SETTINGS["episodes"], {"regime": "D", "n_way": 2, "n_shot": 1, "n_query": 1}]
+    told = {0: (4.0, (1.0, 1.0, 1.0)), 2: (1.0, (2.0, 3.0, 8.0)), 4: (2.0, (7.0, 7.0, 7.0))}
+    calls = []
+
+    def validate(model, data, batch, seed):
+        step, kind = divmod(len(calls), 3)
+        calls.append(batch)
+        nll, temperature = told[2 * step]
+        return Validation(nll, 0.5, temperature[kind])
+
+    config = settings(episodes=kinds, train__max_steps=4)
+    run = train(pack, config, tmp_path, validate=validate, progress_bar=False)
+    assert run.summary["best_step"] == 2
+    model, data, _ = load_model(tmp_path, pack)
+    assert model.softening.tolist() == pytest.approx([4.0, 3.0])  # of other people's clips: between 2 and 8
+    for batch, temperature in ((calls[0], 4.0), (calls[1], 3.0)):
+        softened = answer(model, data, batch)
+        model.softening.fill_(1.0)
+        plain = answer(model, data, batch)
+        model.softening.copy_(torch.tensor([4.0, 3.0]))
+        for name in ("adapted", "zero_step", "prototype"):
+            one, other = getattr(plain, name), getattr(softened, name)
+            torch.testing.assert_close(other, torch.log_softmax(one / temperature, -1))
+            assert torch.equal(one.argmax(-1), other.argmax(-1))
+            assert float((one - other).abs().max()) > 1e-2
+
+
+# --- learning rates
+
+
+KIND = {
+    "placed": ("rules.center", "rules.log_precision", "rules.factor", "rules.log_slope", "encoder.level."),
+    "inner rates": ("rates.",),
+    "knowledge": ("anchor", "log_worth", "log_metric", "log_worth_shift", "log_temperature"),
+}
+
+
+@pytest.mark.parametrize("changes", [{}, START, {"inner__steps_train": 0, "inner__steps_test": 0}])
+def test_every_weight_learns_at_the_rate_of_its_kind_and_only_plain_weights_decay(pack, changes):
+    trainer = Trainer(pack, settings(**changes))
+    name_of = {id(p): name for name, p in trainer.model.named_parameters()}
+    grouped = [(name_of[id(p)], group) for group in trainer.optimiser.param_groups for p in group["params"]]
+    assert sorted(name for name, _ in grouped) == sorted(name_of.values())
+    assert trainer.names == [name for name, _ in grouped]
+    for name, group in grouped:
+        kind = next((kind for kind, starts in KIND.items() if name.startswith(starts)), "weights")
+        assert group["factor"] == RATES[kind], name
+        assert group["weight_decay"] == (trainer.config.train.weight_decay if kind == "weights" else 0), name
+    assert trainer.config.train.weight_decay > 0
+    trainer.step()
+    rate = learning_rate(0, trainer.config.train)
+    assert all(group["lr"] == pytest.approx(rate * group["factor"]) for group in trainer.optimiser.param_groups)
+
+
+def test_what_the_statistics_are_worth_travels_with_the_weights(finished, pack):
+    kept, trainer = load_file(finished.path / "model.safetensors"), Trainer(pack, settings())
+    found = trainer.data.training_statistics(torch.from_numpy(trainer.splits.rows["meta_train"])).worth
+    for name, worth in found.items():
+        assert torch.equal(kept[f"worth_{name}"], worth)
+    assert torch.cat([worth.flatten() for worth in found.values()]).unique().numel() > 5
+
+
 # --- nothing outside the run is touched
 
 
@@ -556,3 +731,10 @@ def test_ctrl_c_in_the_middle_of_a_step_lets_the_step_end_and_a_second_one_does_
         train(pack, config, tmp_path, validate=twice, progress_bar=False)
     assert [line["step"] for line in read_history(tmp_path / "history.jsonl") if line["kind"] == "train"] == [0, 1, 2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("start, max_steps", [(0.07, 100), (0.28, 100), (0.7, 220), (0.5, 900), (0.0, 80)])
+def test_the_first_phase_ends_where_the_next_one_begins(start, max_steps):
+    config = TrainConfig(start=start, max_steps=max_steps)
+    end = first_phase_ends(config)
+    assert phase_of(end, config) != phase_of(end - 1, config)

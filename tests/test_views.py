@@ -11,7 +11,16 @@ from stf2m_core.config import InnerConfig, ViewConfig
 from stf2m_core.data.pack import RaggedViews, open_pack, write_pack
 from stf2m_core.errors import PackError
 from stf2m_core.shapes import ViewBatch
-from stf2m_core.views import ResidentViews, concatenated, kept_modalities, random_views, standardised, without
+from stf2m_core.views import (
+    ResidentViews,
+    Statistics,
+    concatenated,
+    kept_modalities,
+    random_views,
+    standardised,
+    without,
+    worth_in_clips,
+)
 
 STEP = 0.1
 LABELS = ("calm", "joy", "fear")
@@ -529,3 +538,97 @@ def test_concatenated_batches_stand_side_by_side_in_each_episode(resident):
         mask = expected[name].mask
         assert torch.equal(joined[name].values[mask], expected[name].values[mask])
         assert torch.equal(joined[name].times[mask.any(2)], expected[name].times[mask.any(2)])
+
+
+def slow_worth(value, seen, owner):
+    """Variance within over variance between owners, one node and channel at a time."""
+    result = np.zeros(value.shape[1:])
+    for node, channel in np.ndindex(*result.shape):
+        own = [value[(owner == o) & (seen[:, node] > 0), node, channel] for o in np.unique(owner)]
+        own = [clips for clips in own if len(clips)]
+        within = sum(((clips - clips.mean()) ** 2).sum() for clips in own) / max(1, sum(len(c) - 1 for c in own))
+        means = [clips.mean() for clips in own]
+        spread = np.var(means, ddof=1) if len(own) > 1 else 0.0
+        between = spread - within * np.mean([1 / len(clips) for clips in own]) if own else 0.0
+        result[node, channel] = within / between if between > 1e-4 * within else 1e4
+    return result.clip(0.01, 1e4)
+
+
+def owned(n_owners=8, n_nodes=3, between=1.0, within=1.0, seed=0):
+    """Clips of people who gave 1, 2, ... clips each; some nodes are not seen, the last one never."""
+    rng = np.random.default_rng(seed)
+    owner = np.repeat(np.arange(n_owners), 1 + np.arange(n_owners) % 5)
+    center = rng.normal(0, between, (n_owners, n_nodes, 2))
+    value = center[owner] + rng.normal(0, within, (len(owner), n_nodes, 2))
+    seen = (rng.random((len(owner), n_nodes)) < 0.8).astype(np.float32)
+    seen[:, -1] = 0
+    return value, seen, owner
+
+
+def found_worth(value, seen, owner):
+    return worth_in_clips(torch.from_numpy(value), torch.from_numpy(seen), torch.from_numpy(owner)).numpy()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("between, within", [(1.0, 1.0), (0.3, 1.0), (3.0, 1.0)])
+def test_the_worth_in_clips_is_variance_within_over_variance_between_owners(between, within, seed):
+    facts = owned(between=between, within=within, seed=seed)
+    np.testing.assert_allclose(found_worth(*facts), slow_worth(*facts), rtol=1e-5)
+    assert (found_worth(*facts)[-1] == 1e4).all(), "a node that nobody has tells nothing"
+    value, seen, owner = facts
+    garbage = np.where(seen[..., None] > 0, value, 77.0)
+    np.testing.assert_allclose(found_worth(garbage, seen, owner), found_worth(*facts), rtol=1e-5)
+    np.testing.assert_array_equal(found_worth(value, seen, 100 - 3 * owner), found_worth(*facts))
+
+
+def test_many_clips_give_back_the_worth_that_made_them():
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(3000), 3)
+    value = rng.normal(0, 0.5, (3000, 1, 1))[owner] + rng.normal(0, 1, (9000, 1, 1))
+    assert found_worth(value, np.ones((9000, 1)), owner) == pytest.approx(4, rel=0.15)
+
+
+def test_owners_alike_make_the_worth_largest_and_clips_alike_smallest():
+    owner, ones = np.repeat(np.arange(4), 3), np.ones((12, 1), np.float32)
+    alike = np.tile([-1.0, 0.0, 1.0], 4).reshape(-1, 1, 1)
+    assert found_worth(alike, ones, owner).item() == 1e4
+    assert found_worth(owner.reshape(-1, 1, 1) * 2.0, ones, owner).item() == pytest.approx(0.01)
+    assert found_worth(alike, ones, np.zeros(12, np.int64)).item() == 1e4, "one person does not differ from others"
+
+
+def test_the_training_clips_alone_say_what_the_statistics_are_worth_unless_a_number_does(pack):
+    told = ResidentViews(pack, ViewConfig(step_s=STEP, shrinkage=3.0)).training_statistics(TRAIN).worth
+    assert all((worth == 3).all() and worth.shape[0] == 2 for worth in told.values())
+    resident = ResidentViews(pack, ViewConfig(step_s=STEP))
+    found, modality = resident.training_statistics(TRAIN).worth["audio"], resident.modalities["audio"]
+    owner, variance = np.arange(N_CLIPS)[TRAIN] % 6, modality.square - modality.mean**2
+    for row, value in enumerate((modality.mean, variance)):
+        expected = slow_worth(value[TRAIN].double().numpy(), modality.seen[TRAIN].numpy(), owner)
+        np.testing.assert_allclose(found[row].numpy(), expected, rtol=1e-3)
+    assert not torch.equal(found[0], found[1])
+
+
+def test_support_worth_nothing_beside_it_speaks_alone_and_beside_much_it_is_not_heard(pack):
+    resident = ResidentViews(pack, ViewConfig(step_s=STEP))
+    training, support = resident.training_statistics(TRAIN), SUPPORT[:1]
+
+    def of(mean, variance):
+        worth = {
+            n: torch.stack([torch.full_like(t[0], w) for w in (mean, variance)]) for n, t in training.worth.items()
+        }
+        return resident.support_statistics(support, Statistics(training.shift, training.scale, worth))
+
+    clips = [part[:2] for part in binned(*audio(N_CLIPS))]
+    mean, variance, _ = moments_of(support[0].tolist(), clips)
+    alone, unheard, mixed = of(0.0, 0.0), of(1e12, 1e12), of(0.0, 1e12)
+    for some in (alone, mixed):
+        np.testing.assert_allclose(some.shift["audio"][0].numpy(), mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(alone.scale["audio"][0].numpy(), np.sqrt(variance), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(unheard.shift["audio"], training.shift["audio"])
+    for some in (unheard, mixed):
+        torch.testing.assert_close(some.scale["audio"], training.scale["audio"], rtol=1e-4, atol=0)
+
+
+def test_where_nobody_was_seen_twice_the_mean_of_all_weighs_most():
+    values = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert (worth_in_clips(values, torch.ones(5, 2), torch.arange(5)) == 1e4).all()
