@@ -37,7 +37,7 @@ def history(lines: Sequence[Mapping[str, Any]]) -> Figure:
     """Training loss per step; meta-validation NLL and accuracy per setting, with the chosen step marked.
 
     Args:
-        lines: of history.jsonl: {"kind": "train", "step", "loss", "accuracy", "phase"} and
+        lines: of history.jsonl: {"kind": "train", "step", "loss", "accuracy", "phase", "setting"} and
             {"kind": "validation", "step", "setting", "nll", "accuracy", "best"}, in any order. The chosen step is the
             last one whose `best` is true.
 
@@ -59,7 +59,7 @@ def history(lines: Sequence[Mapping[str, Any]]) -> Figure:
     axes = list(figure.subplots(n_panels, 1, sharex=True, squeeze=False)[:, 0])
     last = axes[-1]
     if train:
-        _training_loss(axes.pop(0), train)
+        _training_loss(axes.pop(0), train, list(dict.fromkeys(str(line["setting"]) for line in validation)))
     if validation:
         _validation(axes, validation)
     last.set_xlabel("outer step")
@@ -67,18 +67,25 @@ def history(lines: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _training_loss(axis: Axes, train: Sequence[Mapping[str, Any]]) -> None:
-    step, loss = (np.array([line[name] for line in train], np.float64) for name in ("step", "loss"))
-    reach = max(len(loss) // 40, 1)
-    smooth = [np.median(loss[max(0, i - reach) : i + reach + 1]) for i in range(len(loss))]
-    axis.plot(step, loss, color=BLUE, alpha=0.3, linewidth=0.8, marker="o" if len(loss) == 1 else None)
-    axis.plot(step, smooth, color=BLUE)
+def _training_loss(axis: Axes, train: Sequence[Mapping[str, Any]], validated: Sequence[str]) -> None:
+    # kinds of episode and phases have losses of their own, so each has a line; colours as in the validation below
+    kinds = list(dict.fromkeys([*validated, *(str(line.get("setting") or "") for line in train)]))
+    for number, kind in enumerate(kinds):
+        color = COLOURS[number % len(COLOURS)]
+        own = [line for line in train if str(line.get("setting") or "") == kind]
+        for phase in dict.fromkeys(line.get("phase") == "start" for line in own):
+            lines = [line for line in own if (line.get("phase") == "start") == phase]
+            step, loss = (np.array([line[name] for line in lines], np.float64) for name in ("step", "loss"))
+            reach = max(len(train) // 40 // len(kinds), 1)
+            smooth = [np.median(loss[max(0, i - reach) : i + reach + 1]) for i in range(len(loss))]
+            axis.plot(step, loss, color=color, alpha=0.3, linewidth=0.8, marker="o" if len(loss) == 1 else None)
+            axis.plot(step, smooth, color=color)
     axis.set_ylabel("training loss")
     axis.grid(axis="y")
     phases = [str(line.get("phase") or "") for line in train]
     starts = [i for i in range(len(phases)) if i == 0 or phases[i] != phases[i - 1]]
     for i in starts[1:]:
-        axis.axvline(step[i], color=SOFT, linewidth=0.8, linestyle=":")
+        axis.axvline(train[i]["step"], color=SOFT, linewidth=0.8, linestyle=":")
     if len(starts) > 1:
         path = ", then ".join(f"{phases[i]} from step {train[i]['step']}" for i in starts)
         axis.set_title(short(path, 95), fontsize=9.5, color=SOFT)
