@@ -122,7 +122,7 @@ def encode_clips(
     """
     n_episodes = next(iter(statistics.shift.values())).shape[0]
     views = standardised(data.gather(rows), statistics, n_episodes)
-    views = {name: replace(view, values=view.values.to(model.anchor.dtype)) for name, view in views.items()}
+    views = _cast(views, model.anchor.dtype)
     return model.encode(views if keep is None else without(views, keep))
 
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,7 +30,7 @@ from tqdm import tqdm
 from stf2m_core import seeding
 from stf2m_core.config import RunConfig, TrainConfig
 from stf2m_core.data.pack import Pack
-from stf2m_core.encoding import Disturbance, Encoding, encode_episodes, model_statistics, set_statistics
+from stf2m_core.encoding import Disturbance, Encoding, encode_clips, encode_episodes, model_statistics, set_statistics
 from stf2m_core.episodes import EpisodeSampler, Splits, save_episodes, split_subjects
 from stf2m_core.errors import EpisodeError, RunError
 from stf2m_core.model.encoder import moments
@@ -183,17 +183,13 @@ def _place_knowledge(model: STF2M, data: ResidentViews, rows: Tensor) -> None:
         return
     parts = []
     for some in rows.split(64):
-        encoded = model.encode(_cast_views(standardised(data.gather(some), statistics, 1), model.anchor.dtype))
+        encoded = encode_clips(model, data, some, statistics)
         parts.append(model.fuzzify(encoded, model.unmodulated(1)).embedding[0])
     model.know(knowledge(torch.cat(parts), label, person, len(model.known)))
 
 
 def _each_moments(views: Mapping[str, ViewBatch]) -> list[Tensor]:
     return [moments(view) for view in views.values()]
-
-
-def _cast_views(views: Mapping[str, ViewBatch], dtype: torch.dtype) -> dict[str, ViewBatch]:
-    return {name: replace(view, values=view.values.to(dtype)) for name, view in views.items()}
 
 
 Phase = Literal["start", "prototypes", "first order", "second order"]

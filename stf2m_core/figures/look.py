@@ -29,6 +29,7 @@ BLUE, ORANGE, GREEN, RED, SKY, PINK, BROWN, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#8C6239", "#7F7F7F",
 )  # fmt: skip
 COLOURS = (BLUE, ORANGE, GREEN, RED, SKY, PINK, BROWN, GREY)
+PALE = (ORANGE, SKY, PINK)  # too pale for white letters
 MARKERS = ("o", "s", "^", "D", "v", "P")
 MODALITY = {"visual": BLUE, "audio": ORANGE, "text": GREEN}
 AMOUNT, SIGNED = "Blues", "PuOr_r"

@@ -16,10 +16,8 @@ from stf2m_core.figures.look import (
     GONE,
     GREY,
     INK,
-    ORANGE,
-    PINK,
+    PALE,
     RED,
-    SKY,
     SOFT,
     counted,
     drawn,
@@ -35,7 +33,6 @@ _WIDTH, _LEFT, _SIDE = 10.4, 5.8, 3.7  # inches of the sheet, of its time axis a
 _HEAD, _GAP = 0.72, 0.42  # inches of the two lines above, and of a row's title
 _NAMED = 5  # emotions that get a colour of their own
 _OTHERS = "#C9C9C9"
-_PALE = (ORANGE, SKY, PINK, _OTHERS)  # too pale for white letters
 
 
 @drawn
@@ -273,7 +270,7 @@ def _name_band(axis: Axes, times: np.ndarray, low: np.ndarray, high: np.ndarray,
     room = np.where(inside, roof - floor, -1)
     best = int((room - 1e-3 * np.linspace(-1, 1, len(fine)) ** 2).argmax())  # of equal places the middle one
     if room[best] > 0.095:
-        colour = INK if colour in _PALE else "white"
+        colour = INK if colour in (*PALE, _OTHERS) else "white"
         axis.text(fine[best], (floor[best] + roof[best]) / 2, name, ha="center", va="center", color=colour, fontsize=10,
                   fontweight="bold")  # fmt: skip
 

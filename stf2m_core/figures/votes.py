@@ -12,10 +12,8 @@ from stf2m_core.figures.look import (
     BLUE,
     COLOURS,
     INK,
-    ORANGE,
-    PINK,
+    PALE,
     RED,
-    SKY,
     SOFT,
     drawn,
     finite,
@@ -25,8 +23,6 @@ from stf2m_core.figures.look import (
     some,
     whole_labels,
 )  # fmt: skip
-
-_PALE = (ORANGE, SKY, PINK)  # too pale for white numbers
 
 
 @drawn
@@ -57,7 +53,7 @@ def vote_bars(counts: Any, label: Any, emotions: Sequence[str]) -> Figure:
                   color=colour, label=name)  # fmt: skip
         for clip in np.flatnonzero(share[:, number] > 0.06):
             axis.text(start[clip] + share[clip, number] / 2, clip, f"{counts[clip, number]:.0f}", ha="center",
-                      va="center", fontsize=9, color=INK if colour in _PALE else "white")  # fmt: skip
+                      va="center", fontsize=9, color=INK if colour in PALE else "white")  # fmt: skip
         start += share[:, number]
     for clip, own in enumerate(label):
         text = "no hard label" if own < 0 else short(emotions[own], 14)
