@@ -102,7 +102,7 @@ def encode_episodes(
     query_target, query_weight = _targets(data, batch.query, batch, batch.query_label, model)
     order = _orders(ids, batch.support, n_orders, seed, stream)
     kept = _kept_rules(ids, model, disturbance, seed, stream, rows)
-    support = Support(own, views, target, weight, batch.classes, batch.own, order, kept)
+    support = Support(own, views, target, weight, batch.classes, batch.own, data.subjects[rows], order, kept)
     rest = encoded.select(slice(n_support * (1 + n_views), None), n_episodes)
     labels = (data.soft_labels[some].to(model.anchor.dtype) for some in (batch.query, rows))
     return Encoding(support, rest, query_target, query_weight, *labels, data.has_votes)

@@ -83,8 +83,10 @@ def answer(
 def _answer(
     model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int, n_steps: int, keep: Tensor | None, whole: bool
 ) -> Answers:
+    # where no inner step will follow, no view of the support is needed
+    stays = n_steps == 0 or (model.config.inner.left_out and batch.n_shot == 1 and not data.has_votes)
     episode = encode_episodes(model, data, batch, seed=seed, stream="evaluation", keep=keep,
-                              n_orders=model.config.meta_rnn.n_orders)  # fmt: skip
+                              n_orders=model.config.meta_rnn.n_orders, n_views=0 if stays else None)  # fmt: skip
     path = model.adapt(episode.support, n_steps)
     steps = path if whole else [path[0], path[-1]]
     said = [model.predict(episode.query, theta, episode.support).log_probability for theta in steps]

@@ -118,6 +118,8 @@ STUDIES: dict[str, Study] = {
         profiles={
             "smoke": {"train__max_steps": 20},
             "standard": {"train__max_steps": 80, "evaluation__episodes": 300},
+            # the same training, as more steps only overfit nine actors; what is larger is the number of runs
+            "paper": {"train__max_steps": 80, "train__patience": 6, "evaluation__episodes": 200},
         },
     ),
     "synemo": Study(

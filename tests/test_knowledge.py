@@ -328,35 +328,42 @@ def support_of(classes=CLASSES, own=(True, False), n_shot=2, seed=31):
     n_episodes, n_way = classes.shape
     target = torch.softmax(2 * drawn(n_episodes, n_way * n_shot, n_way, seed=seed), -1)
     weight = torch.rand(target.shape[:2], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return Support(None, None, target, weight, classes, torch.tensor(own), None)
+    person = torch.arange(n_way * n_shot).expand(n_episodes, -1) * 2 % 3  # three people, each in several classes
+    return Support(None, None, target, weight, classes, torch.tensor(own), person, None)
 
 
 def prototypes(model, embedding, support, trust=(0.0, 0.0)):
     return model.prototypes(embedding, support, torch.tensor(trust, dtype=torch.float64)).detach()
 
 
+@torch.no_grad()
 def slow_prototypes(model, embedding, support, trust):
     """The formula of one number at a time."""
-    log_worth, log_shift = model.log_worth.detach(), model.log_worth_shift.detach()
     n_episodes, n_clips, n_way = support.target.shape
     result = torch.zeros(n_episodes, n_way, SIZE, dtype=torch.float64)
-    for e in range(n_episodes):
-        row = int(support.own[e])
-        for d in range(SIZE):
-            count, mean, worth, start = [], [], [], []
-            for w in range(n_way):
-                label = int(support.classes[e, w])
-                share = [float(support.weight[e, i] * support.target[e, i, w]) for i in range(n_clips)]
-                count.append(sum(share))
-                mean.append(sum(s * float(embedding[e, i, d]) for i, s in enumerate(share)) / count[-1])
-                worth.append(math.exp(float(log_worth[row, d]) + trust[e]) if bool(model.known[label]) else 0.0)
-                start.append(float(model.anchor.detach()[label, d]))
-            certainty = [n * k / (n + k) for n, k in zip(count, worth, strict=True)]
-            pulled = sum(g * (m - a) for g, m, a in zip(certainty, mean, start, strict=True))
-            shift = pulled / (sum(certainty) + math.exp(float(log_shift[d]))) if row else 0.0
-            for w in range(n_way):
-                pull = count[w] * mean[w] + worth[w] * (start[w] + shift)
-                result[e, w, d] = pull / (count[w] + worth[w])
+    for e, d in np.ndindex(n_episodes, SIZE):
+        own = bool(support.own[e])
+        shift_worth = math.exp(float(model.log_worth_shift[d]))
+        others = math.exp(-float(model.log_worth[1, d])) + 1 / shift_worth
+        count, mean, worth, start = [], [], [], []
+        for w in range(n_way):
+            label = int(support.classes[e, w])
+            known = bool(model.known[label])
+            share = [float(support.weight[e, i] * support.target[e, i, w]) for i in range(n_clips)]
+            if known and not own:
+                same = [[j for j in range(n_clips) if support.person[e, j] == person] for person in support.person[e]]
+                people = [sum(share[j] for j in clips) for clips in same]
+                share = [s * (1 + others) / (1 + n * others) for s, n in zip(share, people, strict=True)]
+            count.append(sum(share))
+            mean.append(sum(s * float(embedding[e, i, d]) for i, s in enumerate(share)) / count[-1])
+            worth.append(math.exp(float(model.log_worth[int(own), d]) + trust[e]) if known else 0.0)
+            start.append(float(model.anchor[label, d]))
+        certainty = [n * k / (n + k) for n, k in zip(count, worth, strict=True)]
+        pulled = sum(g * (m - a) for g, m, a in zip(certainty, mean, start, strict=True))
+        shift = pulled / (sum(certainty) + shift_worth) if own else 0.0
+        for w in range(n_way):
+            pull = count[w] * mean[w] + worth[w] * (start[w] + shift)
+            result[e, w, d] = pull / (count[w] + worth[w])
     return result
 
 
@@ -386,17 +393,29 @@ def test_what_a_person_adds_to_every_clip_moves_their_prototypes_with_it(model):
 
 
 def test_with_someone_elses_query_nothing_is_shifted(model):
-    support = support_of(own=(False, False))
-    constant = drawn(SIZE, seed=51)
+    support, constant = support_of(own=(False, False)), drawn(SIZE, seed=51)
+    with torch.no_grad():
+        model.log_worth[1] = model.log_worth_shift[:] = 60.0  # people are alike: every clip counts
     count = (support.weight[..., None] * support.target).sum(1)[..., None]
     worth = model.known[CLASSES][..., None] * model.log_worth[0].exp()
     torch.testing.assert_close(moves(model, False, constant), (constant * count / (count + worth)).detach())
-    before = prototypes(model, drawn(2, 6, SIZE), support)
+
+
+def test_other_people_are_counted_and_not_their_clips(model):
+    """A hundred clips of one person never pass what one person is worth; those of a hundred people do."""
     with torch.no_grad():
-        model.log_worth_shift.add_(3.0)
-    assert torch.equal(prototypes(model, drawn(2, 6, SIZE), support), before)
-    mine = support_of(own=(True, True))
-    assert not torch.equal(prototypes(model, drawn(2, 6, SIZE), mine), before)
+        model.log_worth.fill_(0.0)
+        model.log_worth_shift.fill_(30.0)  # no shift: what is left of a person is their habit, o = 1
+    classes, at = torch.tensor([[0]]), 2.0 + torch.zeros(1, 100, SIZE, dtype=torch.float64)
+    ones = torch.ones(1, 100, dtype=torch.float64)
+    for person, worth in ((torch.zeros(1, 100).long(), 200 / 101), (torch.arange(100)[None], 100.0)):
+        support = Support(None, None, ones[..., None], ones, classes, torch.tensor([False]), person, None)
+        expected = (worth * 2.0 + model.anchor[0].detach()) / (worth + 1)
+        torch.testing.assert_close(prototypes(model, at, support, (0.0,))[0, 0], expected, rtol=0, atol=1e-9)
+    own = dataclasses.replace(support, own=torch.tensor([True]))
+    alike = [dataclasses.replace(own, person=p) for p in (own.person, torch.zeros_like(own.person))]
+    first, second = (prototypes(model, at, some, (0.0,)) for some in alike)
+    assert torch.equal(first, second), "the support of the query's own person is of one person, whatever it is called"
 
 
 @pytest.mark.parametrize("own", [True, False])
@@ -420,7 +439,8 @@ def test_renaming_the_classes_permutes_the_prototypes(model):
     embedding, support, order = drawn(2, 6, SIZE, seed=41), support_of(), torch.tensor([2, 0, 1])
     clip = (2 * order[:, None] + torch.arange(2)).flatten()
     renamed = dataclasses.replace(
-        support, target=support.target[:, clip][..., order], weight=support.weight[:, clip], classes=CLASSES[:, order]
+        support, target=support.target[:, clip][..., order], weight=support.weight[:, clip], classes=CLASSES[:, order],
+        person=support.person[:, clip],
     )
     plain = prototypes(model, embedding, support)
     torch.testing.assert_close(prototypes(model, embedding[:, clip], renamed), plain[:, order], rtol=0, atol=1e-12)
@@ -434,7 +454,8 @@ def test_more_clips_bring_the_prototypes_closer_to_their_mean(model, own):
     for n in (1, 10, 100, 1000):
         target = torch.eye(3, dtype=torch.float64).repeat(n, 1)[None]
         weight = torch.ones(1, 3 * n, dtype=torch.float64)
-        support = Support(None, None, target, weight, classes, torch.tensor([own]), None)
+        person = torch.arange(3 * n)[None] // 3  # each of them shows every emotion once
+        support = Support(None, None, target, weight, classes, torch.tensor([own]), person, None)
         gaps.append((prototypes(model, embedding.repeat(1, n, 1), support, (0.0,)) - embedding).norm())
     assert gaps[0] > gaps[1] > gaps[2] > gaps[3]
     assert float(gaps[3]) < 0.02 < float(gaps[0])
@@ -456,7 +477,8 @@ def test_own_prototypes_are_the_posterior_means_of_the_gaussian_that_was_measure
     classes = torch.tensor([[0, 1, 3]])
     clip_class = torch.tensor([0, 0, 0, 1, 2, 2])
     target = torch.eye(3, dtype=torch.float64)[clip_class][None]
-    support = Support(None, None, target, torch.ones(1, 6, dtype=torch.float64), classes, torch.tensor([True]), None)
+    support = Support(None, None, target, torch.ones(1, 6, dtype=torch.float64), classes, torch.tensor([True]),
+                      torch.zeros(1, 6).long(), None)  # fmt: skip
     embedding = drawn(1, 6, SIZE, seed=71)
     found = prototypes(model, embedding, support, (0.0,))
     same = (clip_class[:, None] == torch.arange(3)).double()

@@ -493,8 +493,6 @@ CANNOT_MATTER = {
     "encoder.level1.text.block.spatial.target",
     # text has one frame: all of it is level, which goes round the convolutions
     "encoder.level1.text.weight",
-    # these episodes are of other people: no shift of a person
-    "log_worth_shift",
 }
 
 
@@ -565,7 +563,7 @@ NOT_ASKED = {
     "node-mixing": {f"encoder.{place}.spatial.{end}" for place in ("joint", "level1.audio.block", "level1.visual.block")
                     for end in ("source", "target")},
     # the state answers, not a prototype; anchors are read, their worth and metric are not
-    "recurrent-learner": {"log_worth"},
+    "recurrent-learner": {"log_worth", "log_worth_shift"},
 }  # fmt: skip
 
 

@@ -68,6 +68,7 @@ class Support:
         weight: (episode, way * shot) how much each clip counts.
         classes: (episode, way) labels of the data set.
         own: (episode,) bool, whether the query is of the support's person (Regime P).
+        person: (episode, way * shot) int64, whose clip it is.
         order: (draw, episode, way, shot) in which the recurrent network reads.
         kept: (episode, 1, rule) bool of DropRule, or None.
     """
@@ -78,6 +79,7 @@ class Support:
     weight: Tensor
     classes: Tensor
     own: Tensor
+    person: Tensor
     order: Tensor
     kept: Tensor | None = None
 
@@ -281,12 +283,14 @@ class STF2M(nn.Module):
         return added + said.flatten(1, 2)
 
     def prototypes(self, embedding: Tensor, support: Support, trust: Tensor, *, left_out: bool = False) -> Tensor:
-        """c_e = (sum_i w_i q_ie e_i + k_e (a_e + s)) / (sum_i w_i q_ie + k_e): posterior means of a two-level Gaussian.
+        """c_e = (sum_i f_ie w_i q_ie e_i + k_e (a_e + s)) / (sum_i f_ie w_i q_ie + k_e): means of a two-level Gaussian.
 
         a_e is the anchor of a known emotion, k_e its worth in clips (0 for a new emotion), and s the shift of the
         support's person, shared by all emotions: s = sum_e g_e (m_e - a_e) / (sum_e g_e + v), where m_e is the mean of
-        the n_e clips and g_e = n_e k_e / (n_e + k_e); 0 where the query is of someone else. Source: prototypes of Snell
-        et al. 2017; anchors and shift ours, D-08 and D-22.
+        the n_e clips and g_e = n_e k_e / (n_e + k_e); 0 where the query is of someone else. There people are counted
+        and not their clips: of n clips of one person each counts f = (1 + o) / (1 + n o), where o = 1/k_own + 1/v is
+        what people differ, in variances of a clip; beside own clips and for new emotions f = 1. Source: prototypes of
+        Snell et al. 2017; anchors, shift and count ours, D-08, D-22 and D-75.
 
         Args:
             embedding: (episode, way * shot, embedding) e_i.
@@ -298,19 +302,27 @@ class STF2M(nn.Module):
             (episode, way, embedding), or (episode, way * shot, way, embedding) if left out.
         """
         share = (support.weight[..., None] * support.target)[..., None]
-        count, total = share.sum(1), torch.einsum("esw,esd->ewd", share[..., 0], embedding)
-        own = support.own[:, None, None].to(total.dtype)
-        known = self.known[support.classes][..., None].to(total.dtype)
-        worth = known * torch.exp(self.log_worth[support.own.long()] + trust[:, None])[:, None]
-        anchor = self.anchor[support.classes]
+        own, row = support.own[:, None, None, None], support.own.long()
+        known = self.known[support.classes][:, None, :, None]
+        worth = known * torch.exp(self.log_worth[row] + trust[:, None])[:, None, None]
+        anchor = self.anchor[support.classes][:, None]
+        same = (support.person[:, :, None] == support.person[:, None]).to(share.dtype)
+        people = torch.einsum("est,etw->esw", same, share[..., 0])[..., None]
+        one, others = torch.ones_like(worth), torch.exp(-self.log_worth[1]) + torch.exp(-self.log_worth_shift)
+        factor = torch.where(own | ~known, one, (1 + others) / (1 + people * others))
+        each = factor * share
+        count, total = each.sum(1, keepdim=True), torch.einsum("eswd,esd->ewd", each, embedding)[:, None]
         if left_out:
-            own, worth, anchor, all_count, all_total = (t[:, None] for t in (own, worth, anchor, count, total))
-            count, total = (all_count - share).clamp(min=0), all_total - share * embedding[:, :, None]
+            less = torch.where(own | ~known, one, (1 + others) / (1 + (people - share).clamp(min=0) * others))
+            of_person = torch.einsum("est,etw,etd->eswd", same, share[..., 0], embedding)
+            count = (count - less * share + (less - factor) * people).clamp(min=0)
+            total = total - less * share * embedding[:, :, None] + (less - factor) * of_person
         mean = total / count.clamp(min=1e-8)
         certainty = count * worth / (count + worth).clamp(min=1e-8)
         doubt = certainty.sum(-2, keepdim=True) + self.log_worth_shift.exp()
         shift = own * (certainty * (mean - anchor)).sum(-2, keepdim=True) / doubt
-        return (total + worth * (anchor + shift)) / (count + worth).clamp(min=1e-8)
+        center = (total + worth * (anchor + shift)) / (count + worth).clamp(min=1e-8)
+        return center if left_out else center[:, 0]
 
     def adapt(self, support: Support, n_steps: int, *, second_order: bool = False, conditioned: bool = True,
               differentiable: bool = False) -> list[FastWeights]:  # fmt: skip
