@@ -90,26 +90,44 @@ def windows(duration_s: float, window_s: float, hop_s: float) -> np.ndarray:
 def media_settings(pack: Pack, modalities: Sequence[str], settings: MediaSettings | None) -> MediaSettings:
     """The settings of the front end for a model's modalities: those that made the pack.
 
-    A pack says them as `media` of its `made_from`; where it says nothing they are the caller's, or else the defaults,
-    which imports use.
+    A pack says them as `media` of its `made_from`, as every import of recordings does; where it says nothing they are
+    the caller's, or else the defaults. The caller's may name another place of the same face model.
 
     Raises:
         RunError: if no recording can give any of the modalities, or the caller's settings are not those of the pack.
     """
-    able = tuple(name for name in modalities if name in MODALITIES)
-    if not able:
+    made = _made_with(pack)
+    if not reads_recordings(pack, modalities, settings):
         raise RunError(
             f"the run reads {', '.join(modalities)}", expected=f"some of {', '.join(MODALITIES)}, as recordings give",
             where=str(pack.path), remedy="Name a clip of the pack instead of a file",
         )  # fmt: skip
-    made = _made_with(pack)
-    if made is None or settings is None:
-        return replace(made or settings or MediaSettings(), modalities=able)
-    own, theirs = (replace(some, modalities=able).digest() for some in (settings, made))
-    if own != theirs:
-        raise RunError(f"settings {own} of the front end", expected=f"{theirs}, which made the pack",
-                       where=str(pack.path), remedy="Leave media out")  # fmt: skip
-    return replace(made, modalities=able)
+    asked = [_only(some, modalities) for some in (settings, made) if some is not None]
+    if len(asked) == 2 and asked[0].digest() != asked[1].digest():
+        raise RunError(f"settings {asked[0].digest()} of the front end", where=str(pack.path),
+                       expected=f"{asked[1].digest()}, which made the pack", remedy="Leave media out")  # fmt: skip
+    return asked[0] if asked else _only(MediaSettings(), modalities)
+
+
+def reads_recordings(pack: Pack, modalities: Sequence[str], settings: MediaSettings | None) -> bool:
+    """Whether a recording can give any of the modalities; arguments as of `media_settings`."""
+    made = _made_with(pack) or settings or MediaSettings()
+    return bool(set(modalities) & {*MODALITIES, *_of_own_models(made)})
+
+
+def _of_own_models(settings: MediaSettings) -> dict[str, str]:
+    """Modality that a model of the user's own gives, to the one it needs."""
+    face = {} if settings.face_model is None else {settings.face_model.kind: "visual"}
+    return face | ({"sentence": "text"} if settings.sentence_model else {})
+
+
+def _only(settings: MediaSettings, modalities: Sequence[str]) -> MediaSettings:
+    """The settings with what these modalities need and nothing else."""
+    own = {name: needs for name, needs in _of_own_models(settings).items() if name in modalities}
+    wanted = tuple(name for name in MODALITIES if name in (*modalities, *own.values()))
+    face = settings.face_model if "visual" in own.values() else None
+    sentence = settings.sentence_model if "sentence" in own else ""
+    return replace(settings, modalities=wanted, face_model=face, sentence_model=sentence)
 
 
 def _made_with(pack: Pack) -> MediaSettings | None:
@@ -233,7 +251,7 @@ def row_of(clip_id: str, pack: Pack) -> int | None:
 
 def resident(
     pieces: Sequence[tuple[ClipFeatures, np.ndarray]], pack: Pack, config: ViewConfig, device: torch.device | str,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None, subjects: Sequence[str] | None = None,
 ) -> ResidentViews:  # fmt: skip
     """Spans of clips as views on the device: one row per span, piece by piece; each has its own clock from 0.
 
@@ -243,12 +261,14 @@ def resident(
         config: of the run.
         device: where the tensors live.
         labels: of the rows; None: undefined.
+        subjects: of the rows; None: another one each.
     """
     names = tuple(config.modalities or pack.modalities)
     n_rows = sum(len(spans) for _, spans in pieces)
     length = np.concatenate([spans[:, 1] - spans[:, 0] for _, spans in pieces])
-    clips = pd.DataFrame({"clip_id": [str(row) for row in range(n_rows)], "subject": "", "duration_s": length,
-                          "label": "" if labels is None else list(labels)})  # fmt: skip
+    rows = [str(row) for row in range(n_rows)]
+    clips = pd.DataFrame({"clip_id": rows, "subject": rows if subjects is None else list(subjects),
+                          "duration_s": length, "label": "" if labels is None else list(labels)})  # fmt: skip
     views = {name: _ragged(name, pieces, pack) for name in names}
     return ResidentViews(replace(pack, clips=clips, segments=None, modalities=names, _views=views), config, device)
 

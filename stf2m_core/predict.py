@@ -30,8 +30,18 @@ from stf2m_core.calibration import (
     softened,
     weights_digest,
 )
-from stf2m_core.clip_features import ClipFeatures, media_settings, packed, recorded, resident, row_of, whole, windows
-from stf2m_core.data.media import MODALITIES, MediaSettings
+from stf2m_core.clip_features import (
+    ClipFeatures,
+    media_settings,
+    packed,
+    reads_recordings,
+    recorded,
+    resident,
+    row_of,
+    whole,
+    windows,
+)
+from stf2m_core.data.media import MediaSettings
 from stf2m_core.data.pack import Pack, open_pack
 from stf2m_core.encoding import encode_episodes, model_statistics
 from stf2m_core.episodes import Splits
@@ -149,7 +159,7 @@ def predict(
         start_s: where in the recording the clip begins.
         end_s: where it ends.
         settings: windows and the like; None: the defaults.
-        media: settings of the front end that made the pack; None: its defaults, which imports use.
+        media: settings of the front end that made the pack; None: those that the pack states, else the defaults.
         device: None: the run's.
 
     Raises:
@@ -179,8 +189,8 @@ def adapt(
                        where=str(folder), remedy="Give labelled clips")  # fmt: skip
     facts = {"run": folder, "model": model, "data": data, "splits": splits, "pack": pack,
              "settings": settings or PredictionSettings()}  # fmt: skip
-    able = set(data.modalities) & set(MODALITIES)
-    facts["media"] = media_settings(pack, tuple(data.modalities), media) if able else None
+    names = tuple(data.modalities)
+    facts["media"] = media_settings(pack, names, media) if reads_recordings(pack, names, media) else None
     seconds = {"load the run": time.perf_counter() - started}
     if support is None:
         known = torch.nonzero(model.known)[:, 0]
@@ -205,7 +215,7 @@ def _pack_beside(folder: Path) -> Path:
         if (beside / "pack.json").exists():
             return beside
     raise RunError("the pack on which the run was trained is not beside it", expected="results/packs/<data set>",
-                   where=str(folder), remedy="Name it with pack")  # fmt: skip
+                   where=str(folder), remedy="Name it with pack=, or --pack")  # fmt: skip
 
 
 def _adapted(facts: dict[str, Any], listed: SupportList, own: bool, knows: bool, seconds: dict[str, float]) -> Adapted:
@@ -216,7 +226,8 @@ def _adapted(facts: dict[str, Any], listed: SupportList, own: bool, knows: bool,
     started = time.perf_counter()
     index = _shots(listed)
     pieces = [(clips[i], whole(clips[i])) for i in index.flatten()]
-    views = resident(pieces, pack, model.config.views, data.device)
+    people = _people(listed, pack)
+    views = resident(pieces, pack, model.config.views, data.device, subjects=[people[i] for i in index.flatten()])
     classes = torch.tensor([pack.labels.index(label) if knows else 0 for label in listed.labels], device=data.device)
     rows = torch.arange(index.size, device=data.device).view(1, *index.shape)
     nothing = torch.zeros(1, 1, dtype=torch.long, device=data.device)
@@ -242,6 +253,15 @@ def _shots(listed: SupportList) -> np.ndarray:
     """(way, shot) indices of examples; classes with fewer clips than the largest begin again."""
     own = [[i for i, e in enumerate(listed.examples) if e.label == label] for label in listed.labels]
     return np.stack([np.resize(some, max(map(len, own))) for some in own])
+
+
+def _people(listed: SupportList, pack: Pack) -> list[str]:
+    """Whose clip each example is: as the list or the pack says, else somebody of whom no other clip is (D-75)."""
+    found = []
+    for number, example in enumerate(listed.examples):
+        row = row_of(example.clip_id, pack) if example.clip_id and not example.subject else None
+        found.append(example.subject or (f"clip {number}" if row is None else str(pack.clips["subject"].iloc[row])))
+    return found
 
 
 def _example(example: Example, facts: dict[str, Any]) -> ClipFeatures:

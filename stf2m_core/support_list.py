@@ -18,7 +18,7 @@ from stf2m_core.data.tables import Table, check_labels, read_table
 from stf2m_core.errors import EpisodeError
 from stf2m_core.shapes import EpisodeBatch
 
-_TEXTS = ("path", "clip_id", "label", "text", "words_path", "audio_path")
+_TEXTS = ("path", "clip_id", "label", "subject", "text", "words_path", "audio_path")
 _SPANS = {"start_s": 0.0, "end_s": math.inf}
 
 
@@ -29,6 +29,7 @@ class Example:
     label: str
     path: str = ""
     clip_id: str = ""
+    subject: str = ""
     text: str = ""
     words_path: str = ""
     audio_path: str = ""
@@ -52,7 +53,7 @@ def read_support(
 
     Args:
         support: a folder; or a table, or a CSV file, with the column label, one of path or clip_id, and optionally
-            start_s, end_s, text, words_path, audio_path. Paths in a file count from its folder.
+            subject, start_s, end_s, text, words_path, audio_path. Paths in a file count from its folder.
         labels: that the run knows, in order; None: any.
 
     Raises:

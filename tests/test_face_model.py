@@ -1,18 +1,20 @@
 """A network of the user's own for faces: what it must say of itself, what it makes, and what is refused."""
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from stf2m_core.clip_features import media_settings, reads_recordings, recorded
 from stf2m_core.data import drawn_faces, landmarks
-from stf2m_core.data.manifest import import_dataset
+from stf2m_core.data.manifest import import_dataset, options_of
 from stf2m_core.data.media import MediaSettings, ModelFile, extract, read_clip, read_model_file
 from stf2m_core.data.media.kept import place_of
-from stf2m_core.data.pack import open_pack
-from stf2m_core.errors import MediaError
+from stf2m_core.data.pack import open_pack, write_pack
+from stf2m_core.errors import MediaError, RunError
 
 for _name in ("av", "cv2", "librosa"):
     pytest.importorskip(_name, reason="needs the extra `media`")
@@ -112,7 +114,7 @@ def test_another_network_makes_the_views_again_and_the_same_one_elsewhere_does_n
 
 
 def test_without_a_network_the_digest_of_the_settings_is_what_it_was():
-    assert MediaSettings(face_model=None).digest() == MediaSettings().digest() == "184fd9df41abb21f"
+    assert MediaSettings(face_model=None).digest() == MediaSettings().digest() == "848f5abb7e0e1d52"
 
 
 def test_a_network_that_is_not_as_stated_is_refused_once_and_no_clip_is_blamed(tmp_path, video):
@@ -137,6 +139,43 @@ def test_landmarks_of_a_users_network_become_a_pack_with_their_graph_and_their_l
     assert pack.modalities == ("visual", "landmarks")
     assert np.array_equal(pack.edges("landmarks"), landmarks.edges())
     assert report.remarks[-1] == f"landmarks by template.onnx, sha256 {model.sha256[:12]}…; licence: CC BY 4.0"
+    assert media_settings(pack, ("landmarks",), None) == settings(replace(model, licence="CC BY 4.0")), "as it was made"
+    assert media_settings(pack, ("visual",), None) == settings(None), "the network is not run for nothing"
+
+
+def test_the_same_network_elsewhere_reads_a_clip_for_a_pack_and_another_one_does_not(tmp_path, video):
+    made, place = settings(brightness(tmp_path)), tmp_path / "pack"
+    done = extract({"clip_id": ["a"], "path": [str(video)]}, tmp_path / "out", made, n_workers=1, progress=False)
+    rows = {"clip_id": ["a"], "subject": "ann", "group": "a", "domain": "", "duration_s": 2.0, "label": "joy"}
+    write_pack(place, pd.DataFrame(rows | {"split": "", "text": ""}), done.views, ["joy"], name="pack",
+               made_from={"media": asdict(made)})  # fmt: skip
+    pack, names = open_pack(place), ("visual", "embedding")
+    (tmp_path / "moved").mkdir()
+    moved = settings(brightness(tmp_path / "moved"))
+    assert media_settings(pack, names, moved).face_model.path == moved.face_model.path
+    again = recorded(video, pack, media_settings(pack, names, moved))
+    np.testing.assert_array_equal(again.streams["embedding"].values, done.views["embedding"].values)
+    with pytest.raises(RunError, match="settings .* of the front end; expected .*, which made the pack"):
+        media_settings(pack, names, settings(brightness(tmp_path / "moved", mean=1.0)))
+    assert reads_recordings(pack, ("embedding",), None)
+    assert not reads_recordings(pack, ("gaze",), None)
+
+
+def test_recordings_of_a_public_set_take_a_users_network_too(tmp_path, video):
+    model = brightness(tmp_path)
+    about = f'path = "mean.onnx"\nsha256 = "{model.sha256}"\nlicence = "CC0"\nkind = "embedding"\n'
+    (tmp_path / "model.toml").write_text(about + f"size = {SIZE}\nn_channels = 1\n")
+    (tmp_path / "ravdess").mkdir()
+    (tmp_path / "ravdess" / "02-01-03-01-01-01-01.mp4").write_bytes(video.read_bytes())
+    report = import_dataset("ravdess", source=tmp_path / "ravdess", out=tmp_path / "pack", n_workers=1,
+                            modalities=("visual",), face_model=str(tmp_path / "model.toml"))  # fmt: skip
+    assert report.sizes == {"visual": (9, 9), "embedding": (1, 2)}
+    assert report.remarks[-1].startswith("embedding by mean.onnx, sha256 ")
+
+
+@pytest.mark.parametrize("name", ["folder", "ravdess", "crema_d", "meld", "dfew", "mafw"])
+def test_every_set_with_pictures_takes_a_users_network(name):
+    assert options_of(name, ["face_model=model.toml"]) == {"face_model": "model.toml"}
 
 
 # What is refused

@@ -82,6 +82,7 @@ def test_sentence_wavs_are_read_and_missing_ones_named(source, tmp_path):
         write(folder / f"Ses01F_impro01_{name}.wav", sound=hum(0.3, 200.0), sound_codec="pcm_s16le")
     reading = read(source, MANIFEST, work=tmp_path / "w", n_workers=1)
     assert (len(reading.clips), set(reading.views)) == (2, {"audio", "prosody", "text"})
+    assert reading.media["modalities"] == ("audio", "prosody", "text")
     assert reading.clips["duration_s"].tolist() == pytest.approx([0.3, 0.3], abs=0.01)
     assert reading.left_out == {"Ses01F_impro01_M000": "its wav is missing"}
 

@@ -228,7 +228,7 @@ def test_names_that_are_not_utf8_and_strange_clip_ids_are_fine(tmp_path):
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), b"caf\xe9.wav"))
     with open(path, "wb") as file:
         file.write(write(tmp_path / "a.wav", sound=hum(0.5), sound_codec="pcm_s16le").read_bytes())
-    table = pd.DataFrame({"clip_id": ["../../up", "a/b\n,\"c"], "path": [path, path], "text": "hello"})
+    table = pd.DataFrame({"clip_id": ["../../up", 'a/b\n,"c'], "path": [path, path], "text": "hello"})
     done = extract(table, tmp_path / "deep" / "out", WORDS, n_workers=1, progress=False)
     assert done.report["status"].tolist() == ["made", "made"]
     written = pd.read_csv(tmp_path / "deep" / "out" / "report.csv")
@@ -252,12 +252,19 @@ def test_a_table_that_is_wrong_is_refused(tmp_path, table, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_worker_loads_no_model_and_no_table(tmp_path):
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_worker_loads_no_model_and_no_table_and_little_to_read_a_clip(tmp_path, reads):
     from stf2m_core.data.media import extraction
 
-    code = "import stf2m_core.data.media.worker, sys, json; print(json.dumps(sorted(sys.modules)))"
+    code = "from stf2m_core.data.media.worker import read_clip; import sys, json; "
+    if reads:
+        path = write(tmp_path / "face.mp4", pictures(5, faces=(90,)), hum(0.5))
+        code += f"read_clip({str(path)!r}, text='hello'); "
+    code += "print(json.dumps(sorted(sys.modules)))"
     start = extraction._START.replace("from stf2m_core.data.media.worker import main\nmain()", code)
     package = Path(extraction.__file__).parents[2]
     stubs = ["stf2m_core", str(package), "stf2m_core.data.media", str(package / "data" / "media")]
     said = subprocess.run([sys.executable, "-c", start, *stubs], capture_output=True, text=True, check=True).stdout
-    assert not {"torch", "pandas", "matplotlib", "av", "cv2", "librosa"} & set(json.loads(said))
+    costly = {"torch", "pandas", "matplotlib", "scipy", "librosa", "numba"} | (set() if reads else {"av", "cv2"})
+    assert not costly & set(json.loads(said)), "a worker takes 100 MB; with librosa it would be 300"
+    assert not reads or {"av", "cv2"} <= set(json.loads(said))

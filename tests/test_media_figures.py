@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from stf2m_core import figures
 from stf2m_core.data.media import MediaSettings, read_clip
-from stf2m_core.data.media.glance import glance, stream_table
+from stf2m_core.data.media.glance import Glance, glance, stream_table
 from stf2m_core.data.media.sample import SAMPLE_TEXT, write_sample
+from stf2m_core.figures.strip import draw_strip, strip_height
 
 for _name in ("av", "cv2", "librosa"):
     pytest.importorskip(_name, reason="needs the extra `media`")
@@ -64,6 +66,18 @@ def test_the_figure_has_a_row_for_what_the_clip_has_on_one_time_axis(sample, cli
     right = [axis.get_position().x1 for axis in rows]
     assert np.ptp(left) < 1e-6 and np.ptp(right) < 1e-6, "a moment stands above itself in all rows"
     assert [text.get_text() for text in rows[-1].texts] == SAMPLE_TEXT.split()
+
+
+def test_pictures_stand_at_even_distances_unless_their_times_do_not():
+    pictures = tuple(np.zeros((30, 40), np.uint8) for _ in range(4))
+    for times, places in (([0.5, 1.54, 2.5, 3.5], [0.5, 1.5, 2.5, 3.5]), ([0.5, 1.5, 2.8, 3.5], [0.5, 1.5, 2.8, 3.5])):
+        seen = Glance(np.array(times), pictures, 1.0, np.zeros(0), np.zeros((0, 2), np.float32))
+        drawn = draw_strip(Figure().subplots(), seen, 4.0, 6.0)
+        assert [time for time, _ in drawn] == times
+        assert [left + width / 2 for _, (left, _, width, _) in drawn] == pytest.approx(places)
+    assert strip_height(seen, 2.0) == pytest.approx(2.0 / 4 * 0.96 * 30 / 40)
+    assert strip_height(seen, 6.0) == 0.95, "no higher than that"
+    assert strip_height(None, 6.0) == 0.0
 
 
 def test_rows_that_a_clip_does_not_have_are_left_out(sample):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from stf2m_core.data.media import MediaSettings, read_clip
+from stf2m_core.data.media.pitch import find_pitch
 from stf2m_core.data.media.recording import Sound
 from stf2m_core.data.media.sound import PROSODY, SoundFrames, log_mel, power_spectrum, prosody
 from stf2m_core.errors import MediaError
@@ -100,6 +101,37 @@ def test_a_gliding_pitch_is_found_at_the_time_of_its_frame():
     assert abs(np.median(late)) < 0.006  # octaves, so 6 ms
 
 
+def assert_pitch_is_that_of_librosa(samples: np.ndarray) -> None:
+    frames = np.lib.stride_tricks.sliding_window_view(samples, 1024)[::320]
+    hertz, voicing, voiced = find_pitch(frames, SETTINGS)
+    found, is_voiced, probability = librosa.pyin(
+        samples, fmin=65, fmax=500, sr=RATE, frame_length=1024, hop_length=320, resolution=0.2, center=False,
+        fill_na=None,
+    )  # fmt: skip
+    sounds = np.square(frames).mean(axis=1) > 1e-10
+    assert voiced.tolist() == is_voiced.tolist()
+    assert 0.1 < voiced.mean() < 0.95
+    np.testing.assert_allclose(hertz, found, rtol=1e-9)
+    np.testing.assert_allclose(voicing[sounds], probability[sounds], rtol=0, atol=1e-6)
+
+
+def test_pitch_and_voicing_agree_with_librosa_to_the_bin_through_glides_leaps_noise_and_silence():
+    time, noise = np.arange(3 * RATE) / RATE, np.random.default_rng(1).standard_normal(4 * RATE)
+    octave = np.where(time < 1.5, 0.8 * np.sin(4 * time), 1.2 - 0.3 * time)
+    hum = sum(np.sin(k * 2 * np.pi * np.cumsum(120 * 2.0**octave) / RATE) / k for k in range(1, 9))
+    hum[2 * RATE :] *= np.linspace(1, 0, RATE)
+    samples = np.concatenate([hum, np.zeros(RATE)]) + np.linspace(0, 1, 4 * RATE) * noise
+    samples[-RATE // 2 :] = 0
+    assert_pitch_is_that_of_librosa((0.1 * samples).astype(np.float32))
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("name", ["03-01-03-01-01-01-01", "03-01-05-02-02-01-02", "03-01-06-02-01-02-03"])
+def test_pitch_and_voicing_of_real_voices_agree_with_librosa(name):
+    path = Path(os.environ["STF2M_DATA"]) / "ravdess" / "wav16k" / f"{name}.wav"
+    assert_pitch_is_that_of_librosa(soundfile.read(path, dtype="float32")[0])
+
+
 def test_silence_has_energy_but_no_pitch_and_no_spectrum():
     samples = np.zeros(RATE, np.float32)
     values, mask = prosody(samples, power_spectrum(samples, SETTINGS), 0, SETTINGS)
@@ -118,6 +150,8 @@ def test_spectral_shape_agrees_with_librosa():
     for column, name in ((3, "centroid"), (4, "bandwidth"), (6, "rolloff")):
         theirs = getattr(librosa.feature, f"spectral_{name}")(y=y, sr=RATE, **spectrum)[0] / 1e3
         assert values[:, column] == pytest.approx(theirs, abs=1e-4), name
+    theirs = librosa.feature.spectral_flatness(y=y, **{k: v for k, v in spectrum.items() if k != "sr"}, amin=1e-20)[0]
+    assert values[:, 5] == pytest.approx(np.log(theirs), abs=1e-4)
     louder, _ = prosody(4 * samples, power_spectrum(4 * samples, SETTINGS), 0, SETTINGS)
     np.testing.assert_allclose(louder[:, 3:], values[:, 3:], atol=1e-3)  # the shape does not know how loud it is
     np.testing.assert_allclose(louder[:, 0] - values[:, 0], 20 * np.log10(4), atol=1e-3)

@@ -92,6 +92,7 @@ def test_clips_and_rows_are_matched_and_the_known_bad_ones_left_out(tmp_path):
         write(folder / f"{name}.wav", sound=hum(0.3, 150.0), sound_codec="pcm_s16le")
     reading = read(tmp_path, MANIFEST, work=tmp_path / "w", media=True, modalities=("audio", "text"), n_workers=1)
     assert (reading.clips["clip_id"].tolist(), set(reading.views)) == (["dev_dia0_utt0"], {"audio", "text"})
+    assert reading.media["modalities"] == ("audio", "text")
     assert reading.left_out == {
         "dev_dia0_utt1": "its recording is missing",
         "dev_dia66_utt9": "it has no row in the table",

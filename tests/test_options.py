@@ -59,12 +59,9 @@ def test_a_data_set_without_options_says_so():
 @pytest.mark.parametrize("path", ADAPTERS, ids=lambda path: path.stem)
 def test_every_option_of_every_adapter_can_be_typed(path):
     adapter = importlib.import_module(f"stf2m_core.data.adapters.{path.stem}")
-    for option in legal_options(adapter):
-        (value,) = typed_options(adapter, [f"{option}=1"], path.stem).values() if option not in TRUTHS else (True,)
+    for option, kind in legal_options(adapter).items():
+        (value,) = typed_options(adapter, [f"{option}={'true' if kind is bool else 1}"], path.stem).values()
         assert value in (1, 1.0, "1", ("1",), True)
-
-
-TRUTHS = {"media", "audio", "video", "order", "synchrony", "level", "interaction", "pure"}
 
 
 def test_settings_of_the_synthetic_set_are_options_of_its_import():

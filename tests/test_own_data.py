@@ -91,6 +91,14 @@ def test_what_does_not_fit_is_left_out_with_its_reason_and_the_rest_goes_on(tmp_
     assert "empty" in read.left_out["empty"]
 
 
+def test_a_recording_that_takes_too_long_is_left_out_and_how_long_may_be_told(tmp_path):
+    source = listing(tmp_path / "data", "long.wav,s,joy")
+    sound(source / "long.wav")
+    read = recordings(source, tmp_path / "work", time_limit_s=1e-6)
+    assert (len(read.clips), read.left_out) == (0, {"long": "it took longer than 1e-06 s and was given up"})
+    assert len(recordings(source, tmp_path / "work", time_limit_s=60.0).clips) == 1
+
+
 def test_a_file_whose_name_is_not_utf8_is_named_with_what_to_do(tmp_path):
     source = listing(tmp_path / "data", "good.wav,s,joy")
     sound(source / "good.wav")

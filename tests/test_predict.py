@@ -259,6 +259,21 @@ def test_a_class_with_fewer_clips_counts_as_often_as_it_has_clips(run, films, cl
     assert [name for name, _ in ready.given] == ["calm0.mp4", "excited0.mp4", "excited1.mp4"]
 
 
+def test_whose_clip_it_is_says_the_list_or_the_pack_else_each_is_of_somebody_else(run, pack, films):
+    """Ten clips that are said to be of one person move the answer less than ten of ten people (D-75)."""
+    table = pd.DataFrame({"path": [str(films[label, 0]) for label in LABELS for _ in range(5)],
+                          "label": [label for label in LABELS for _ in range(5)]})  # fmt: skip
+    people = {"unnamed": table, "ten": table.assign(subject=[f"p{i}" for i in range(10)]),
+              "one": table.assign(subject="ann")}  # fmt: skip
+    center = {name: adapt(run, rows, same_person=False).theta.center for name, rows in people.items()}
+    assert torch.equal(center["unnamed"], center["ten"])
+    known = adapt(run, table, same_person=False).model.anchor[:2].detach()
+    assert float((center["one"] - known).norm()) < 0.99 * float((center["ten"] - known).norm())
+    own = pack.clips[pack.clips["subject"] == pack.clips["subject"].iloc[0]]
+    ready = adapt(run, own[["clip_id", "label"]], same_person=False)
+    assert len(set(ready.support.person[0].tolist())) == 1
+
+
 def test_an_episode_of_the_pack_is_a_clip_with_its_support(run, pack):
     splits = split_subjects(pack, run.config.split)
     batch = EpisodeSampler(pack, splits, "meta_test", run.config.episodes[0], 0).sample(0, 2)
@@ -401,6 +416,15 @@ def test_the_figure_shows_the_clip_over_the_answer_with_the_emotions_named(said,
         assert word in titles
     assert "excited" in {text.get_text() for axis in figure.axes for text in axis.texts}
     assert len(figures.prediction(said).axes) == len(figure.axes) - 2
+
+
+def test_an_emotion_whose_band_is_too_thin_for_its_name_is_known_by_the_colour_beside_its_bar(said):
+    certain = dataclasses.replace(said, probability=np.array([0.0, 1.0]))
+    (whole,) = (axis for axis in figures.prediction(certain).axes if "whole clip" in axis.get_title("left"))
+    bars = [patch for patch in whole.patches if patch.get_height() > 0.1]
+    keys = {tuple(bar.get_facecolor()) for bar in bars if bar.get_width() < 0}
+    assert len(keys) == 2, "one colour each, also of the emotion without a bar"
+    assert keys == {tuple(bar.get_facecolor()) for bar in bars if bar.get_width() >= 0}
 
 
 def test_the_command_writes_three_files_and_says_it_in_words(run, pack, support, clip, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """RAVDESS as recordings: short hums under the data set's file names show the layout, the real voices show the rest."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from stf2m_core.__main__ import main
 from stf2m_core.config import EpisodeConfig, SplitConfig
 from stf2m_core.data.adapters.ravdess import read
 from stf2m_core.data.manifest import find, import_dataset, load_manifest
+from stf2m_core.data.media import MediaSettings
 from stf2m_core.data.pack import open_pack
 from stf2m_core.episodes import EpisodeSampler, split_subjects
 from stf2m_core.errors import ManifestError
@@ -107,6 +109,8 @@ def test_an_import_reports_what_it_left_out_and_a_second_one_makes_nothing_anew(
     assert (report.n_clips, report.sizes["audio"]) == (1, (8, 5))
     made = {path: path.stat().st_mtime_ns for path in (tmp_path / "pack.media").glob("clips/*/*")}
     assert len(made) == 2
+    said = json.loads((out / "pack.json").read_text(encoding="utf-8"))["made_from"]["media"]
+    assert MediaSettings(**said) == MediaSettings(modalities=("audio", "prosody")), "as predict reads other clips"
     before = open_pack(out, verify="full").digest
     import_dataset("ravdess", source=source, out=out, overwrite=True)
     assert open_pack(out, verify="full").digest == before

@@ -38,6 +38,7 @@ def test_emo_db(tree, tmp_path):
     ]
     assert reading.left_out == {"readme": "its name is none of emo_db"}
     assert set(reading.views) == {"audio"}
+    assert reading.media["modalities"] == ("audio",)
 
 
 def test_savee_has_the_speaker_in_the_folder_or_in_the_name(tree, tmp_path):

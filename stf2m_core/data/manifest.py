@@ -213,7 +213,7 @@ def import_dataset(
     folder = _checked_source(manifest, source)
     given = {**options, **_work_folder(adapter, out)}
     reading = Reading.of(adapter.read(folder, manifest, **given), manifest)
-    _check_read(manifest, reading.views)
+    _check_read(manifest, reading)
     masked = {modality: mask_nonfinite(part) for modality, part in reading.views.items()}
     order = [*(m for m in manifest.modalities if m in masked), *(m for m in masked if m not in manifest.modalities)]
     views = {modality: masked[modality][0] for modality in order}
@@ -227,7 +227,7 @@ def import_dataset(
         licence=manifest.licence,
         source=manifest.citation,
         made_by=f"{_PACKAGE}.{manifest.adapter}",
-        made_from=_origin(manifest, options),
+        made_from=_origin(manifest, options, reading),
         segments=reading.segments,
         overwrite=overwrite,
     )
@@ -297,11 +297,14 @@ def _checked_source(manifest: Manifest, source: str | os.PathLike[str] | None) -
     return folder
 
 
-def _check_read(manifest: Manifest, views: Mapping[str, RaggedViews]) -> None:
-    """Refuse views that are not what the manifest says."""
+def _check_read(manifest: Manifest, reading: Reading) -> None:
+    """Refuse views that are not what the manifest says; a user's own models may add their modalities anywhere."""
     where = f"what {manifest.adapter} read, against {manifest.path}"
     if not manifest.modalities:
         return  # the data set's own files decide
+    media = reading.media or {}
+    own = {(media.get("face_model") or {}).get("kind"), "sentence" if media.get("sentence_model") else None}
+    views = {name: part for name, part in reading.views.items() if name not in own}
     required = {name for name, facts in manifest.modalities.items() if not facts.optional}
     if not required <= set(views) <= set(manifest.modalities):
         raise ManifestError(f"modalities are {sorted(views)}", expected=str(sorted(manifest.modalities)), where=where)
@@ -314,12 +317,14 @@ def _check_read(manifest: Manifest, views: Mapping[str, RaggedViews]) -> None:
                 raise ManifestError(f"{name}.{key} is {found}", expected=str(stated), where=where)
 
 
-def _origin(manifest: Manifest, options: Mapping[str, Any]) -> dict[str, Any]:
+def _origin(manifest: Manifest, options: Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    media = {} if reading.media is None else {"media": dict(reading.media)}
     return {
         "manifest": manifest.name,
         "manifest_sha256": hashlib.sha256(manifest.path.read_bytes()).hexdigest(),
         "files": {file.path: file.sha256 for file in manifest.files},
         "options": dict(options),
+        **media,
     }
 
 

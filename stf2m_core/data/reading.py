@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,8 @@ class Reading:
         segments: labels inside clips, or None.
         left_out: clip or file to why it is not among the clips.
         remarks: what a user should know of how the files were read.
+        media: settings of the front end that made views of recordings; None where nothing was recorded. A pack keeps
+            them, so that a recording can later be read as its clips were.
     """
 
     clips: pd.DataFrame
@@ -33,6 +36,7 @@ class Reading:
     segments: pd.DataFrame | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     remarks: Sequence[str] = ()
+    media: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, read: Reading | tuple[pd.DataFrame, Mapping[str, RaggedViews]], manifest: Manifest) -> Reading:
@@ -49,14 +53,7 @@ class Reading:
                 expected="at least one",
                 remedy=f"The first of {len(reasons)} left out is {reasons[0]}" if reasons else None,
             )
-        return cls(
-            clips=reading.clips,
-            views=reading.views,
-            labels=tuple(reading.labels) or manifest.labels,
-            segments=reading.segments,
-            left_out=reading.left_out,
-            remarks=reading.remarks,
-        )
+        return replace(reading, labels=tuple(reading.labels) or manifest.labels)
 
 
 def clip_table(columns: Mapping[str, object], **extra: object) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -81,6 +81,7 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
 def read_recordings(
     clips: pd.DataFrame, files: pd.DataFrame, work: Path, modalities: Sequence[str], *, left_out: Mapping[str, str],
     remarks: Sequence[str] = (), n_workers: int | None = None, labels: tuple[str, ...] = (), face_model: str = "",
+    sentence_model: str = "", time_limit_s: float = 600.0,
 ) -> Reading:  # fmt: skip
     """The views of recordings, made by the media front end; clips that cannot be read are left out with their reason.
 
@@ -94,6 +95,8 @@ def read_recordings(
         n_workers: processes; None: one per core.
         labels: of the reading.
         face_model: TOML file of a network of the user's own, as `media.read_model_file` takes it; "" for none.
+        sentence_model: folder of a model of the user's own for sentence-transformers; "" for none.
+        time_limit_s: a clip that takes longer is given up.
 
     Raises:
         ManifestError: if there is no clip, or a modality is unknown.
@@ -105,8 +108,9 @@ def read_recordings(
     model = read_model_file(face_model) if face_model else None
     if len(clips) == 0:
         return Reading(clips=clips, views={}, left_out=left_out, remarks=remarks, labels=labels)
-    settings = MediaSettings(modalities=wanted, face_model=model)
-    done = extract(files, work, settings, n_workers=n_workers, progress=sys.stderr.isatty())
+    settings = MediaSettings(modalities=wanted, face_model=model, sentence_model=sentence_model)
+    done = extract(files, work, settings, n_workers=n_workers, time_limit_s=time_limit_s,
+                   progress=sys.stderr.isatty())  # fmt: skip
     failed = done.report[~done.kept]
     left_out |= dict(zip(failed["clip_id"], failed["reason"], strict=True))
     duration = done.report["duration_s"].to_numpy()[done.kept].astype(float)
@@ -119,7 +123,8 @@ def read_recordings(
         spoken.append(f"{model.kind} by {Path(model.path).name}, sha256 {model.sha256[:12]}…; licence: {model.licence}")
         if model.kind == "landmarks" and model.kind in views:
             views[model.kind] = replace(views[model.kind], edges=landmarks.named_edges())
-    return Reading(clips=kept, views=views, left_out=left_out, remarks=[*remarks, *spoken], labels=labels)
+    return Reading(clips=kept, views=views, left_out=left_out, remarks=[*remarks, *spoken], labels=labels,
+                   media=asdict(settings))  # fmt: skip
 
 
 def _reason(path: Path, root: Path, other: Path | None) -> str | None:

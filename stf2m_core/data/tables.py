@@ -198,10 +198,10 @@ def _separator(text: str) -> tuple[str, str]:
 def _parse(text: str, separator: str, path: Path) -> pd.DataFrame:
     where = str(path)
     try:
-        lines = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)]
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True))
     except csv.Error as error:
         raise ManifestError(f"{path.name} is no table: {error}", expected="CSV", where=where) from error
-    lines = [(number, row) for number, row in enumerate(lines, 1) if any(cell.strip() for cell in row)]
+    lines = [(number, row) for number, row in enumerate(lines, 1) if "".join(row).strip()]
     if not lines:
         raise ManifestError(f"{path.name} is empty", expected="a header and rows", where=where)
     header = [name.strip() for name in lines[0][1]]
@@ -217,5 +217,5 @@ def _parse(text: str, separator: str, path: Path) -> pd.DataFrame:
                 f"row {number} has {len(row)} cells", expected=f"{len(header)}, as the header", where=where,
                 remedy="Quote cells that hold the separator",
             )  # fmt: skip
-        rows.append((row + [""] * len(header))[: len(header)])
+        rows.append(row if len(row) == len(header) else (row + [""] * len(header))[: len(header)])
     return pd.DataFrame(rows, columns=header, dtype=str)

@@ -24,8 +24,9 @@ from stf2m_core.figures.look import (
     sheet,
     width_of,
 )  # fmt: skip
+from stf2m_core.figures.strip import draw_strip, strip_height
 
-_WIDTH = 8.0
+_WIDTH, _LONG = 8.0, 6.6  # inches of the sheet, and of its time axis, about
 
 
 @drawn
@@ -58,7 +59,7 @@ def recording(clip: ClipViews, seen: Glance, title: str = "") -> Figure:
 def _rows(clip: ClipViews, seen: Glance) -> list[tuple[float, object, bool]]:
     """Height in inches, drawing function, and whether the clip has it."""
     return [
-        (0.85, _pictures, bool(seen.pictures)),
+        (strip_height(seen, _LONG), _pictures, bool(seen.pictures)),
         (1.8, _regions, "visual" in clip.streams),
         (0.75, _outline, len(seen.outline) > 0),
         (1.6, _spectrogram, "audio" in clip.streams),
@@ -67,21 +68,16 @@ def _rows(clip: ClipViews, seen: Glance) -> list[tuple[float, object, bool]]:
 
 
 def _pictures(axis: Axes, clip: ClipViews, seen: Glance, height: float) -> None:
-    """A strip of pictures, each centred on its time, with the box of the followed face."""
-    second = (_WIDTH - 1.4) / clip.duration_s  # inches per second, about
+    """A strip of pictures with the box of the followed face."""
     axis.set_title("pictures and the followed face")
     axis.set_ylim(0, 1)
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    room = clip.duration_s / max(len(seen.pictures), 1) * 0.94
-    for time, picture in zip(seen.times, seen.pictures, strict=True):
-        width = min(room, height / second * picture.shape[1] / picture.shape[0])
-        tall = width * second / height * picture.shape[0] / picture.shape[1]
-        left, low = min(max(time - width / 2, 0), clip.duration_s - width), (1 - tall) / 2
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=(left, left + width, low, low + tall), aspect="auto",
-                    interpolation="bilinear", zorder=1)  # fmt: skip
-        _box(axis, clip, seen, time, (left, low, width / picture.shape[1], tall / picture.shape[0]), picture.shape[0])
+    places = draw_strip(axis, seen, clip.duration_s, _LONG)
+    for (time, (left, low, width, tall)), picture in zip(places, seen.pictures, strict=True):
+        rows, columns = picture.shape
+        _box(axis, clip, seen, time, (left, low, width / columns, tall / rows), rows)
     axis.set_xlim(0, clip.duration_s)
 
 

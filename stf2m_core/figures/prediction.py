@@ -27,12 +27,15 @@ from stf2m_core.figures.look import (
     shorts,
     width_of,
 )  # fmt: skip
+from stf2m_core.figures.strip import draw_strip, strip_height
 from stf2m_core.prediction import RARE, Prediction, RuleReading, is_vague, typicality_in_words
 
 _WIDTH, _LEFT, _SIDE = 10.4, 5.8, 3.7  # inches of the sheet, of its time axis and of the bars beside it with names
 _HEAD, _GAP = 0.72, 0.42  # inches of the two lines above, and of a row's title
 _NAMED = 5  # emotions that get a colour of their own
 _OTHERS = "#C9C9C9"
+_BARS = 2.6  # inches of the bars of rules
+_KEY = 0.03  # width of an emotion's colour beside its bar
 
 
 @drawn
@@ -105,7 +108,7 @@ def _rows(said: Prediction, seen: Glance | None) -> list[tuple[float, Draw]]:
     """Height in inches and drawing function of each row on the time axis."""
     partly = len(said.modalities) > 1 or bool((said.timeline.observed < 0.95).any())
     rows = [
-        (_strip(seen), _pictures, seen is not None and len(seen.pictures) > 0),
+        (strip_height(seen, _LEFT), _pictures, seen is not None and len(seen.pictures) > 0),
         (0.62, _sound, seen is not None and len(seen.outline) > 0),
         (0.3, _words, len(said.words) > 0),
         (2.0, _emotions, True),
@@ -113,14 +116,6 @@ def _rows(said: Prediction, seen: Glance | None) -> list[tuple[float, Draw]]:
         (0.72, _typicality, said.typicality is not None),
     ]
     return [(height, draw) for height, draw, there in rows if there]
-
-
-def _strip(seen: Glance | None) -> float:
-    """Inches that the pictures are high."""
-    if seen is None or not seen.pictures:
-        return 0.0
-    rows, columns = seen.pictures[0].shape
-    return min(0.95, _LEFT / len(seen.pictures) * 0.96 * rows / columns)
 
 
 def _side(said: Prediction) -> list[tuple[float, Draw]]:
@@ -143,15 +138,7 @@ def _colours(said: Prediction) -> dict[str, str]:
 
 
 def _pictures(axis: Axes, said: Prediction, seen: Glance, _: dict[str, str]) -> None:
-    """A strip of pictures, each centred on its time."""
-    second, height = _LEFT / said.duration_s, _strip(seen)
-    room = said.duration_s / len(seen.pictures) * 0.96
-    for time, picture in zip(seen.times, seen.pictures, strict=True):
-        width = min(room, height / second * picture.shape[1] / picture.shape[0])
-        tall = width * second / height * picture.shape[0] / picture.shape[1]
-        left, low = min(max(time - width / 2, 0), said.duration_s - width), (1 - tall) / 2
-        axis.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=(left, left + width, low, low + tall), aspect="auto",
-                    interpolation="bilinear")  # fmt: skip
+    draw_strip(axis, seen, said.duration_s, _LEFT)
     axis.set_ylim(0, 1)
     _bare(axis, "what is seen")
 
@@ -313,6 +300,9 @@ def _whole(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
     is_long = _has_long_names(said)
     _bars(axis, [""] * len(order) if is_long else list(map(short, names)), said.probability[order],
           [colours.get(name, _OTHERS) for name in names], 0.4 if is_long else 0.72)  # fmt: skip
+    # a key beside the bar, since a band over time may be too thin for its name, and a bar too short to be seen
+    keys = [colours.get(name, _OTHERS) for name in names]
+    axis.barh(range(len(order)), -_KEY, height=0.4 if is_long else 0.72, color=keys)
     for row, way in enumerate(order):
         axis.text(said.probability[way] + 0.02, row, f"{said.probability[way]:.0%}", va="center", fontsize=9,
                   fontweight="bold" if row == 0 else "normal")  # fmt: skip
@@ -320,7 +310,9 @@ def _whole(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
         axis.text(0.015, row + 0.44, name, va="center", fontsize=9, color=SOFT)
     if is_long:
         axis.set_ylim(len(order) - 0.3, -0.3)
-    axis.set_xlim(0, 1.15)
+    axis.set_xlim(-1.4 * _KEY, 1.15)
+    axis.axvline(0, color="white", linewidth=1.2)
+    axis.spines[["left"]].set_visible(False)
     more = f" · the {len(order)} likeliest of {len(said.labels)}" if len(order) < len(said.labels) else ""
     axis.set_title(f"the whole clip{more}")
 
@@ -364,8 +356,9 @@ def _rules(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
     axis.barh(np.arange(len(firing)) - 0.18, firing, height=0.36, color=[colours.get(top, GREY) for top in tops])
     for row, rule in enumerate(said.rules):
         axis.vlines(rule.usual, row - 0.42, row + 0.06, color=INK, linewidth=1.2)
-        axis.text(max(firing[row], rule.usual) + 0.02 * firing.max(), row - 0.18, f"{rule.firing:.0%}", va="center",
-                  fontsize=9)  # fmt: skip
+        text, end = f"{rule.firing:.0%}", firing[row] + 0.02 * reach
+        hits_tick = end - 0.03 * reach < rule.usual < end + (width_of(text, 9) / _BARS + 0.03) * reach
+        axis.text(rule.usual + 0.02 * reach if hits_tick else end, row - 0.18, text, va="center", fontsize=9)
         axis.text(0.015 * reach, row + 0.24, _meant(rule), va="center", fontsize=9, color=SOFT)
     axis.set_yticks(np.arange(len(firing)) - 0.18, [f"rule {rule.number}" for rule in said.rules])
     axis.set_ylim(len(firing) - 0.5, -0.5)

@@ -18,7 +18,7 @@ _PATHS = ("path", "audio_path", "words_path")
 def read(
     source: Path, manifest: Manifest, *, work: Path, table: str = "clips.csv", labels: Sequence[str] | None = None,
     modalities: Sequence[str] = ("visual", "audio", "prosody", "text"), n_workers: int | None = None,
-    face_model: str = "",
+    face_model: str = "", sentence_model: str = "", time_limit_s: float = 600.0,
 ) -> Reading:  # fmt: skip
     """The clips of the table whose file is there; files without a row are named in the report.
 
@@ -34,6 +34,8 @@ def read(
         modalities: of the front end; text only for clips with text or words.
         n_workers: processes of the front end.
         face_model: TOML file that describes a network of your own for faces; see `media.model_file.ModelFile`.
+        sentence_model: folder of a model of your own for the package sentence-transformers; adds sentence to text.
+        time_limit_s: seconds after which a recording is given up.
 
     Raises:
         ManifestError: if the table is malformed.
@@ -51,7 +53,7 @@ def read(
     return read_recordings(
         listed.clips[keep].reset_index(drop=True), files[keep].reset_index(drop=True), work, modalities,
         left_out=left_out, remarks=listed.remarks, n_workers=n_workers, labels=listed.labels,
-        face_model=face_model,
+        face_model=face_model, sentence_model=sentence_model, time_limit_s=time_limit_s,
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ class Turn:
 
 def read(
     source: Path, manifest: Manifest, *, work: Path, labels: Sequence[str] = LABELS, audio: bool = True,
-    modalities: Sequence[str] = ("audio", "prosody", "text"), n_workers: int | None = None,
+    modalities: Sequence[str] = ("audio", "prosody", "text"), n_workers: int | None = None, sentence_model: str = "",
 ) -> Reading:  # fmt: skip
     """The utterances of all sessions that are there.
 
@@ -64,6 +64,8 @@ def read(
         audio: read the sentence wavs; without them text is the only modality.
         modalities: of the front end, with `audio`.
         n_workers: processes of the front end.
+        sentence_model: folder of a model of your own for the package sentence-transformers; needs
+            `audio`.
 
     Raises:
         ManifestError: if a file is malformed or a label unknown.
@@ -88,8 +90,9 @@ def read(
         clips = clips[~missing].reset_index(drop=True)
         table = clips[["clip_id", "text"]].assign(path=[str(sentences[name]) for name in clips["clip_id"]])
         return read_recordings(
-            clips, table, work, modalities, left_out=left_out, n_workers=n_workers, labels=tuple(labels)
-        )
+            clips, table, work, modalities, left_out=left_out, n_workers=n_workers, labels=tuple(labels),
+            sentence_model=sentence_model,
+        )  # fmt: skip
     silent = clips["text"].str.strip() == ""
     left_out |= dict.fromkeys(clips["clip_id"][silent], "it has no transcript")
     clips = clips[~silent].reset_index(drop=True)

@@ -26,6 +26,7 @@ _TIME = r"^\s*(\d+):(\d+):(\d+)[,.](\d+)\s*$"
 def read(
     source: Path, manifest: Manifest, *, work: Path, split: str | None = None, media: bool = False,
     modalities: Sequence[str] = ("visual", "audio", "prosody", "text"), n_workers: int | None = None,
+    face_model: str = "", sentence_model: str = "",
 ) -> Reading:  # fmt: skip
     """The utterances of the splits whose CSV is in the folder.
 
@@ -37,6 +38,10 @@ def read(
         media: read the clips in the folder too; without them text is the only modality.
         modalities: of the front end, with `media`.
         n_workers: processes of the front end.
+        face_model: TOML file that describes a network of your own for faces, as
+            `media.model_file.ModelFile`; needs `media`.
+        sentence_model: folder of a model of your own for the package sentence-transformers; needs
+            `media`.
 
     Raises:
         ManifestError: if a table is malformed or tells a label or time that cannot be.
@@ -57,7 +62,9 @@ def read(
     left_out |= {clip: "it ends before it starts" for clip in clips["clip_id"][short]}
     clips = clips[~(bad | short)].reset_index(drop=True)
     if media:
-        return _with_media(source, clips, names, work, modalities, left_out, remarks, n_workers)
+        clips, files = _with_media(source, clips, names, left_out)
+        return read_recordings(clips, files, work, modalities, left_out=left_out, remarks=remarks,
+                               n_workers=n_workers, face_model=face_model, sentence_model=sentence_model)  # fmt: skip
     silent = clips["text"].str.strip() == ""
     left_out |= dict.fromkeys(clips["clip_id"][silent], "it has no text")
     clips = clips[~silent].reset_index(drop=True)
@@ -98,10 +105,12 @@ def _seconds(cells: pd.Series, column: str, where: str) -> np.ndarray:
 
 
 def _with_media(
-    source: Path, clips: pd.DataFrame, splits: Sequence[str], work: Path, modalities: Sequence[str],
-    left_out: dict[str, str], remarks: list[str], n_workers: int | None,
-) -> Reading:  # fmt: skip
-    """The clips lie in the folder itself if it has one split, else in folders that begin with the split's name."""
+    source: Path, clips: pd.DataFrame, splits: Sequence[str], left_out: dict[str, str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The clips with a recording, and its file; what has no partner goes to `left_out`.
+
+    They lie in the folder itself if it has one split, else in folders that begin with the split's name.
+    """
     paths = {}
     folders = {name: [p for p in sorted(source.iterdir()) if p.is_dir() and p.name.startswith(name)] for name in splits}
     for name in splits:
@@ -114,5 +123,4 @@ def _with_media(
     missing = ~clips["clip_id"].isin(list(paths))
     left_out |= dict.fromkeys(clips["clip_id"][missing], "its recording is missing")
     clips = clips[~missing].reset_index(drop=True)
-    files = clips[["clip_id", "text"]].assign(path=clips["clip_id"].map(paths))
-    return read_recordings(clips, files, work, modalities, left_out=left_out, remarks=remarks, n_workers=n_workers)
+    return clips, clips[["clip_id", "text"]].assign(path=clips["clip_id"].map(paths))

@@ -29,7 +29,7 @@ _BOTH, _VIDEO, _VOICE = "01", "02", "03"
 
 def read(
     source: Path, manifest: Manifest, *, work: Path, channel: str = "speech", modalities: Sequence[str] | None = None,
-    actors: Sequence[str] = (), n_workers: int | None = None,
+    actors: Sequence[str] = (), n_workers: int | None = None, face_model: str = "",
 ) -> Reading:  # fmt: skip
     """The takes in a folder and its subfolders.
 
@@ -41,6 +41,7 @@ def read(
         modalities: of the front end; None: audio and prosody, and visual where there is video.
         actors: "01" to "24", to read these alone; () reads all that are there.
         n_workers: processes of the front end.
+        face_model: TOML file that describes a network of your own for faces; see `media.model_file.ModelFile`.
 
     Raises:
         ManifestError: if the channel is unknown, or of one of the actors there is no file.
@@ -62,9 +63,8 @@ def read(
     remarks = [f"{other} files of the other channel were not read"] if other else []
     clips = _clips(takes, manifest)
     files = takes[["clip_id", "path", "audio_path"]].assign(text=clips["text"])
-    return read_recordings(
-        clips, files, work, modalities, left_out=left_out, remarks=remarks, n_workers=n_workers
-    )  # fmt: skip
+    return read_recordings(clips, files, work, modalities, left_out=left_out, remarks=remarks, n_workers=n_workers,
+                           face_model=face_model)  # fmt: skip
 
 
 def _of_actors(files: pd.DataFrame, actors: Sequence[str], source: Path) -> pd.DataFrame:
@@ -79,9 +79,10 @@ def _of_actors(files: pd.DataFrame, actors: Sequence[str], source: Path) -> pd.D
 def _takes(files: pd.DataFrame, manifest: Manifest, left_out: dict[str, str]) -> pd.DataFrame:
     """One row per take: the file with both if there is one, else the video with the voice beside it, else the voice."""
     files = files.sort_values(["take", "modality"])
-    voice = files[files["modality"] == _VOICE].set_index("take")["path"]
+    voice = files[files["modality"] == _VOICE].set_index("take")["path"].to_dict()
     takes = files.drop_duplicates("take").rename(columns={"take": "clip_id"}).reset_index(drop=True)
-    takes["audio_path"] = takes["clip_id"].map(voice).where(takes["modality"] == _VIDEO, "").fillna("")
+    pairs = zip(takes["clip_id"], takes["modality"] == _VIDEO, strict=True)
+    takes["audio_path"] = [voice.get(clip, "") if is_silent else "" for clip, is_silent in pairs]
     bad = takes["clip_id"].isin(list(manifest.bad_clips))
     left_out |= {clip: manifest.bad_clips[clip] for clip in takes["clip_id"][bad]}
     return takes[~bad].reset_index(drop=True)

@@ -113,7 +113,8 @@ def read_clip(
     _check_complete(main, settings)
     words: tuple[str, ...] = ()
     if "text" in settings.modalities and (text or words_path):
-        streams["text"], words = _text(text, words_path, start_s, duration, settings, remarks)
+        spoken, words = _text(text, words_path, start_s, duration, settings, remarks)
+        streams |= spoken
     _judge(streams, track, remarks, heard, main.name)
     return ClipViews(duration, streams, track, words, tuple(remarks))
 
@@ -223,7 +224,7 @@ def _sound_streams(sound: object, settings: MediaSettings) -> dict[str, Stream]:
 def _text(
     text: str, words_path: str | os.PathLike[str], start_s: float, duration: float, settings: MediaSettings,
     remarks: list[str],
-) -> tuple[Stream, tuple[str, ...]]:  # fmt: skip
+) -> tuple[dict[str, Stream], tuple[str, ...]]:  # fmt: skip
     from stf2m_core.data.words import hash_words
 
     if words_path:
@@ -235,7 +236,19 @@ def _text(
     values = hash_words(script.words, settings.word_channels)[:, None, :]
     channels = tuple(f"hash{channel:02d}" for channel in range(settings.word_channels))
     mask = np.ones((len(values), 1), np.uint8)
-    return Stream(values, script.times, mask, ("word",), channels), script.words
+    streams = {"text": Stream(values, script.times, mask, ("word",), channels)}
+    if settings.sentence_model and script.words:
+        streams["sentence"] = _sentences(text, script, bool(words_path), settings.sentence_model)
+    return streams, script.words
+
+
+def _sentences(text: str, script: Transcript, timed: bool, model: str) -> Stream:
+    from stf2m_core.data.media.sentence import embed, pieces_of
+
+    pieces, times = pieces_of(text, script, timed)
+    values = embed(model, pieces)[:, None, :]
+    channels = tuple(f"emb{number:0{len(str(values.shape[2] - 1))}d}" for number in range(values.shape[2]))
+    return Stream(values, times, np.ones((len(values), 1), np.uint8), ("sentence",), channels)
 
 
 def _check_complete(recording: Recording, settings: MediaSettings) -> None:

@@ -7,7 +7,11 @@ from types import ModuleType
 
 from stf2m_core.errors import MediaError
 
-_PACKAGES = {"av": "av", "cv2": "opencv-python-headless<5", "librosa": "librosa"}
+_EXTRA = "Install the extra with: pip install 'stf2m_core[media]'"
+_PACKAGES = {
+    "av": ("av", _EXTRA), "cv2": ("opencv-python-headless<5", _EXTRA),
+    "sentence_transformers": ("sentence-transformers", "Install it with: pip install sentence-transformers"),
+}  # fmt: skip
 
 
 def library(name: str) -> ModuleType:
@@ -19,8 +23,6 @@ def library(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MediaError(
-            f"recordings cannot be read without the Python package {_PACKAGES[name]!r}",
-            where=f"this Python: {error}",
-            remedy="Install the extra with: pip install 'stf2m_core[media]'",
-        ) from error
+        package, remedy = _PACKAGES[name]
+        what = f"recordings cannot be read so without the Python package {package!r}"
+        raise MediaError(what, where=f"this Python: {error}", remedy=remedy) from error

@@ -80,14 +80,11 @@ def extract(
         progress: show a bar.
 
     Raises:
-        MediaError: if the table or the face model is not as described, or the views cannot be written, as when the
-            disk is full. A clip that cannot be read does not raise; it is a row of the report.
+        MediaError: if the table or a model of the user's own is not as described, or the views cannot be written, as
+            when the disk is full. A clip that cannot be read does not raise; it is a row of the report.
     """
     settings, folder = settings or MediaSettings(), Path(out).absolute()
-    if settings.face_model is not None:  # refused once, and not clip by clip
-        from stf2m_core.data.media.face_network import network_of
-
-        network_of(settings.face_model)
+    settings.check_models()  # refused once, and not clip by clip
     requests = _requests(pd.DataFrame(clips), folder, settings)
     n_workers = n_workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [0])
     answers: list[dict[str, Any]] = [{} for _ in requests]
@@ -252,9 +249,7 @@ def _start_worker() -> subprocess.Popen[bytes]:
     )
 
 
-def _report(
-    requests: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]], folder: Path
-) -> pd.DataFrame:
+def _report(requests: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]], folder: Path) -> pd.DataFrame:
     rows = []
     for request, answer in zip(requests, answers, strict=True):
         kept = None if answer["status"] == "failed" else read_kept(place_of(folder, request["clip_id"]))

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from stf2m_core.data.media.model_file import ModelFile
 from stf2m_core.errors import MediaError
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same settings would give other features, so that features kept on disk are made again."""
 MODALITIES = ("visual", "audio", "prosody", "text")
 
@@ -66,6 +66,10 @@ class MediaSettings:
     face_model: ModelFile | None = None
     """A network of the user's own; beside visual it makes the modality of its kind, landmarks or embedding."""
 
+    sentence_model: str = ""
+    """Folder of a model of the user's own for the package sentence-transformers; beside text it makes the modality
+    sentence, a frame for each. "" for none."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", tuple(self.modalities))
         if isinstance(self.face_model, dict):  # as it comes to a worker
@@ -75,6 +79,21 @@ class MediaSettings:
                 raise MediaError(
                     f"{name} is {getattr(self, name)!r}", expected=expected, where="the settings of the media front end"
                 )
+
+    def check_models(self) -> None:
+        """Load the user's own models, once per process, so that what is wrong with them is not said of a clip.
+
+        Raises:
+            MediaError: if one is not as stated or cannot be loaded.
+        """
+        if self.face_model is not None:
+            from stf2m_core.data.media.face_network import network_of
+
+            network_of(self.face_model)
+        if self.sentence_model:
+            from stf2m_core.data.media.sentence import sentence_model
+
+            sentence_model(self.sentence_model)
 
     def _rules(self) -> list[tuple[str, bool, str]]:
         nyquist = self.sample_rate_hz / 2
@@ -97,6 +116,7 @@ class MediaSettings:
             ("word_channels", 1 <= self.word_channels <= 256, "1 to 256"),
             ("complete", 0 <= self.complete <= 1, "0 to 1"),
             ("face_model", self.face_model is None or "visual" in self.modalities, "none without visual"),
+            ("sentence_model", self.sentence_model == "" or "text" in self.modalities, "none without text"),
         ]
 
     @property
@@ -110,9 +130,18 @@ class MediaSettings:
         return round(self.hop_s * self.sample_rate_hz)
 
     def digest(self) -> str:
-        """16 hex digits, the same for the same features on every machine."""
-        facts = {name: value for name, value in asdict(self).items() if name != "face_model"}
+        """16 hex digits, the same for the same features on every machine.
+
+        Raises:
+            MediaError: if there is no sentence model where there should be one.
+        """
+        own = ("face_model", "sentence_model")
+        facts = {name: value for name, value in asdict(self).items() if name not in own}
         if self.face_model is not None:
             facts["face_model"] = self.face_model.facts()
+        if self.sentence_model:
+            from stf2m_core.data.media.sentence import folder_digest
+
+            facts["sentence_model"] = folder_digest(self.sentence_model)
         text = json.dumps([VERSION, facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from stf2m_core.data.media.extra import library
+from stf2m_core.data.media.pitch import find_pitch
 from stf2m_core.data.media.recording import Sound
 from stf2m_core.data.media.settings import MediaSettings
 
@@ -51,11 +51,11 @@ def _window(length: int) -> np.ndarray:
 @lru_cache(maxsize=8)
 def _bands(settings: MediaSettings) -> np.ndarray:
     """(n_fft / 2 + 1, band)."""
-    weights = library("librosa").filters.mel(
-        sr=settings.sample_rate_hz, n_fft=settings.n_fft, n_mels=settings.n_bands, fmin=settings.band_low_hz,
-        fmax=settings.band_high_hz, htk=True, norm=None, dtype=np.float64,
-    )  # fmt: skip
-    return weights.T
+    mel = 2595 * np.log10(1 + np.array([settings.band_low_hz, settings.band_high_hz]) / 700)
+    edges = 700 * (10 ** (np.linspace(*mel, settings.n_bands + 2) / 2595) - 1)
+    hertz = np.fft.rfftfreq(settings.n_fft, 1 / settings.sample_rate_hz)[:, None]
+    up, down = (hertz - edges[:-2]) / np.diff(edges)[:-1], (edges[2:] - hertz) / np.diff(edges)[1:]
+    return np.maximum(np.minimum(up, down), 0)
 
 
 def prosody(samples: np.ndarray, power: np.ndarray, first: int, settings: MediaSettings, *, pitch: bool = True
@@ -93,15 +93,17 @@ def prosody(samples: np.ndarray, power: np.ndarray, first: int, settings: MediaS
 
 
 def _shape(power: np.ndarray, settings: MediaSettings) -> np.ndarray:
-    feature = library("librosa").feature
-    hertz = np.fft.rfftfreq(settings.n_fft, 1 / settings.sample_rate_hz)
-    power = np.maximum(power.T, 1e-20)
+    """Centroid and bandwidth (of the amplitude, kHz), logarithm of flatness, and where 85 % of the amplitude lie."""
+    khertz = np.fft.rfftfreq(settings.n_fft, 1 / settings.sample_rate_hz) / 1e3
+    power = np.maximum(power, 1e-20)
     amplitude = np.sqrt(power)
-    centroid = feature.spectral_centroid(S=amplitude, freq=hertz)
-    bandwidth = feature.spectral_bandwidth(S=amplitude, freq=hertz, centroid=centroid)
-    flatness = np.log(feature.spectral_flatness(S=power, power=1.0, amin=1e-20))
-    rolloff = feature.spectral_rolloff(S=amplitude, freq=hertz)
-    return np.concatenate([centroid / 1e3, bandwidth / 1e3, flatness, rolloff / 1e3]).T
+    share = amplitude / amplitude.sum(axis=1, keepdims=True)
+    centroid = share @ khertz
+    bandwidth = np.sqrt((share * (khertz - centroid[:, None]) ** 2).sum(axis=1))
+    flatness = np.log(power).mean(axis=1) - np.log(power.mean(axis=1))
+    reached = np.cumsum(amplitude, axis=1)
+    rolloff = khertz[(reached >= 0.85 * reached[:, -1:]).argmax(axis=1)]
+    return np.stack([centroid, bandwidth, flatness, rolloff], axis=1)
 
 
 def _pitch(samples: np.ndarray, first: int, n_frames: int, settings: MediaSettings
@@ -117,11 +119,8 @@ def _pitch(samples: np.ndarray, first: int, n_frames: int, settings: MediaSettin
     after = min(_CONTEXT, max(0, (len(samples) - start - length) // hop + 1 - before - n_frames))
     need = start + (before + n_frames + after - 1) * hop + length
     padded = np.pad(samples[max(start, 0) : need], (max(-start, 0), max(need - len(samples), 0)))
-    found = library("librosa").pyin(
-        padded, fmin=settings.pitch_low_hz, fmax=settings.pitch_high_hz, sr=rate, frame_length=length, hop_length=hop,
-        resolution=settings.pitch_step, center=False, fill_na=None,
-    )  # fmt: skip
-    hertz, voiced, probability = (part[before : before + n_frames] for part in found)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, length)[::hop]
+    hertz, probability, voiced = (part[before : before + n_frames] for part in find_pitch(frames, settings))
     return np.log2(hertz / 100), probability, voiced
 
 

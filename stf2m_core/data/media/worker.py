@@ -37,10 +37,7 @@ def work_off(request: dict[str, Any]) -> dict[str, Any]:
     try:
         settings = MediaSettings(**request["settings"])
         key = _key(request, settings)
-        if settings.face_model is not None:  # what is wrong with the network says nothing of the clip
-            from stf2m_core.data.media.face_network import network_of
-
-            network_of(settings.face_model)
+        settings.check_models()  # what is wrong with them says nothing of the clip
     except (MediaError, OSError) as error:
         return {"status": "failed", "reason": _unreadable(error), "seconds": 0.0}
     kept = read_kept(place)
