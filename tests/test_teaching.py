@@ -10,8 +10,10 @@ from scipy.stats import multivariate_normal
 from stf2m_core import metrics, soft_metrics
 from stf2m_core.config import EpisodeConfig
 from stf2m_core.data.synemo_laws import LAW, PAIR_OF_NODE
+from stf2m_core.data.synemo_markov import WORD
 from stf2m_core.errors import ConfigError
 from stf2m_core.lessons import fuzzy_sets, leak, node_graph, sines, soft_labels, tables, task_reading, time_stamps
+from stf2m_core.lessons.inside_a_clip import TOLERANCE_S, WINDOWS, plain_names
 from stf2m_core.lessons.slider import PictureSlider
 from stf2m_core.lessons.small_reader import first_weights, fit
 from stf2m_core.model.antecedents import Antecedents
@@ -345,3 +347,16 @@ def test_ties_are_counted_by_the_number_of_raters():
     assert table["clips"].sum() == len(counts)
     tied = (table["clips"] * table["share of ties"]).sum()
     assert tied == pytest.approx((soft_labels.hard_labels(counts) < 0).sum()) and tied > 0
+
+
+# --- 25: labels inside clips
+
+
+def test_names_lose_what_all_of_them_share():
+    assert plain_names(("rising.ab-cd.low", "rising.ab-cd.high")) == ["low", "high"]
+    assert plain_names(("calm.a", "glad.b")) == ["calm a", "glad b"]
+
+
+def test_a_change_counts_as_found_within_less_than_the_shortest_segment():
+    shortest = 3 * WORD * min(LAW.step_s)
+    assert TOLERANCE_S < shortest and min(WINDOWS) < shortest < max(WINDOWS)

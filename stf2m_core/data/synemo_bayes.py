@@ -71,11 +71,11 @@ def evidence(pack: Pack, config: SynEmoConfig) -> Evidence:
     times = np.asarray(audio.times, np.float64).reshape(n_clips, LAW.audio_frames)
     text = np.asarray(pack.view("text").values, np.float64).reshape(n_clips)
     return Evidence(
-        order=_order(frames[..., 0], times),
-        synchrony=_gaussian(carrier[..., 0]),
-        pooled=_gaussian(carrier[..., 0].mean(1, keepdims=True) * LAW.visual_frames**0.5),
+        order=contour_likelihood(frames[..., 0], times),
+        synchrony=carrier_likelihood(carrier[..., 0]),
+        pooled=carrier_likelihood(carrier[..., 0].mean(1, keepdims=True) * LAW.visual_frames**0.5),
         level=carrier[:, 0, 0, 1],
-        interaction=_interaction(frames[:, 0, 1], text),
+        interaction=pair_likelihood(frames[:, 0, 1], text),
         hidden=frozenset(factor for factor in FACTORS if not getattr(config, factor)),
     )
 
@@ -92,7 +92,7 @@ def _refuse_impure(pack: Pack, config: SynEmoConfig) -> None:
         raise ConfigError("a mask", expected="a pure set, which has none", where=where)
 
 
-def _order(contour: np.ndarray, times: np.ndarray, chunk: int = 512) -> np.ndarray:
+def contour_likelihood(contour: np.ndarray, times: np.ndarray, chunk: int = 512) -> np.ndarray:
     """(clip, rate, level): log mean over phases of the product over frames."""
     phases = (np.arange(N_PHASES) + 0.5) / N_PHASES
     rates, rises = np.array(LAW.contour_hz), np.array(LAW.rise)
@@ -106,7 +106,7 @@ def _order(contour: np.ndarray, times: np.ndarray, chunk: int = 512) -> np.ndarr
     return np.concatenate(parts)
 
 
-def _gaussian(carrier: np.ndarray) -> np.ndarray:
+def carrier_likelihood(carrier: np.ndarray) -> np.ndarray:
     """(clip, level): log-likelihood of (clip, frame, node) white frames, up to what all levels share."""
     same = PAIR_OF_NODE[:, :, None] == PAIR_OF_NODE[:, None]
     covariance = np.where(same, LAW.pair_correlation, 0.0) + np.eye(4) * (1 - LAW.pair_correlation)
@@ -114,7 +114,7 @@ def _gaussian(carrier: np.ndarray) -> np.ndarray:
     return -np.einsum("btn,lnm,btm->bl", carrier, precision, carrier, optimize=True) / 2
 
 
-def _interaction(tone: np.ndarray, text: np.ndarray) -> np.ndarray:
+def pair_likelihood(tone: np.ndarray, text: np.ndarray) -> np.ndarray:
     """(clip, level): log-likelihood of the pair, up to what both levels share."""
     sign = np.array([1, -1]) * LAW.modality_correlation
     return sign * (tone * text)[:, None] / (1 - LAW.modality_correlation**2)
