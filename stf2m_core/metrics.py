@@ -171,11 +171,36 @@ def calibration_error(
     return (np.abs(_bin_sums(confidence - truth, confidence, weight, n_bins)).sum(-1)) / weight.sum(-1)
 
 
-def concordance(x: ArrayLike, y: ArrayLike) -> float:
-    """Concordance correlation of two series, in -1..1; 0 for equal constants (Lin 1989, population variance)."""
-    x, y = _array(x).ravel().astype(np.float64), _array(y).ravel().astype(np.float64)
-    covariance = ((x - x.mean()) * (y - y.mean())).mean()
-    return float(_ratio(2 * covariance, x.var() + y.var() + (x.mean() - y.mean()) ** 2))
+def concordance(x: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> float | np.ndarray:
+    """Concordance correlation coefficient (CCC) of two series, in -1..1; 0 where either never varies.
+
+    2 cov / (var x + var y + (mean x - mean y)^2), all with population variance.
+
+    Args:
+        x: any shape.
+        y: as `x`.
+        weight: (..., *shape of x) how often each pair counts; then one number per replicate, (...). Once each if None.
+
+    Source: Lin 1989.
+    """
+    x, y = _array(x).astype(np.float64), _array(y).astype(np.float64)
+    counts = np.ones((1, x.size)) if weight is None else _array(weight)
+    counts = counts.reshape(*counts.shape[: counts.ndim - (1 if weight is None else x.ndim)], x.size)
+    total, far = counts.sum(-1), x.mean() - y.mean()
+    rounding = [(1e-14 * np.abs(part).max(initial=0)) ** 2 for part in (x, y)]
+    x, y = (part.ravel() - part.mean() for part in (x, y))  # centred first: variances are then free of cancellation
+    mean_x, mean_y = (_ratio(counts @ part, total) for part in (x, y))
+    var_x, var_y, both = (_ratio(counts @ part, total) for part in (x * x, y * y, x * y))
+    var_x, var_y = _spread(var_x, mean_x, rounding[0]), _spread(var_y, mean_y, rounding[1])
+    varies = (var_x > 0) & (var_y > 0)
+    found = np.where(varies, _ratio(2 * (both - mean_x * mean_y), var_x + var_y + (mean_x - mean_y + far) ** 2), 0.0)
+    return float(found[0]) if weight is None else found
+
+
+def _spread(square: np.ndarray, mean: np.ndarray, rounding: float) -> np.ndarray:
+    """Variance from the mean of squares; what is rounding alone is 0."""
+    variance = square - mean**2
+    return np.where(variance > rounding + 1e-13 * mean**2, variance, 0.0)
 
 
 # --- how sure
@@ -290,8 +315,31 @@ def summarise(
             statistics[name] = _episode_mean(score, scores.argmax(-1), label, scores.shape[-1])
             per_episode[name] = score(counts)
     statistics["ece"] = lambda weight: calibration_error(scores, label, weight=weight)
+    return summary_of(statistics, per_episode, query_means, subject, rng, n_replicates=n_replicates)
+
+
+def summary_of(
+    statistics: Mapping[str, Statistic],
+    per_episode: Mapping[str, np.ndarray],
+    query_means: Mapping[str, np.ndarray],
+    subject: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    n_replicates: int = 1000,
+) -> Summary:
+    """Statistics with the intervals that each of them can have.
+
+    Args:
+        statistics: name -> function of query weights.
+        per_episode: name -> (episode,), for the metrics that have one number per episode.
+        query_means: name -> (episode, query), for those that are means over queries.
+        subject: (episode, query) subject of each query.
+        rng: for the bootstrap.
+        n_replicates: of the bootstrap.
+    """
+    once = np.ones((1, *np.shape(subject)))
     intervals = {name: cluster_bootstrap(s, subject, rng, n_replicates=n_replicates) for name, s in statistics.items()}
-    points = {name: float(s(np.ones((1, *label.shape)))[0]) for name, s in statistics.items()}
+    points = {name: float(s(once)[0]) for name, s in statistics.items()}
     return Summary(
         {name: _estimate(points[name], per_episode.get(name), intervals[name]) for name in statistics},
         {name: values.tolist() for name, values in per_episode.items()},

@@ -63,6 +63,16 @@ def test_the_condition_whose_votes_are_the_labels_is_never_a_view(source):
     assert clips["votes_happy"].tolist() == [0, 4]
 
 
+def test_the_control_of_hard_labels_has_the_same_clips_and_no_votes(source, tmp_path):
+    paths = [import_dataset("crema_d_votes", source=source, out=tmp_path / str(s), soft=s).pack for s in (True, False)]
+    soft, hard = map(open_pack, paths)
+    assert [c for c in hard.clips if c.startswith("votes_")] == []
+    assert hard.clips.equals(soft.clips[hard.clips.columns])
+    assert hard.soft_labels[0].tolist() == [1, 0, 0, 0, 0, 0] and soft.soft_labels[0].max() < 1
+    assert hard.label_ids.tolist() == soft.label_ids.tolist() == [0, -1]
+    assert (hard.view("face").values == soft.view("face").values).all()
+
+
 @pytest.mark.parametrize(("option", "value"), [("condition", "ear"), ("label", "mode")])
 def test_an_unknown_option_is_refused(source, option, value):
     with pytest.raises(ManifestError, match=f"{option} is '{value}'; expected "):
@@ -108,6 +118,7 @@ def test_recordings_get_the_votes_as_soft_labels_and_what_has_no_partner_is_name
     reading = crema_d.read(source, load_manifest("crema_d"), work=tmp_path / "work", n_workers=1)
     assert reading.clips["clip_id"].tolist() == ["1001_DFA_ANG_XX"]
     assert (reading.clips["votes_anger"].tolist(), set(reading.views)) == ([8], {"audio", "prosody"})
+    assert reading.media["modalities"] == ("audio", "prosody")
     assert reading.clips["duration_s"][0] == pytest.approx(0.3, abs=0.01)
     assert reading.left_out == {
         "1003_IEO_SAD_XX": "it has no votes",

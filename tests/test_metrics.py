@@ -130,6 +130,34 @@ def test_concordance_knows_its_landmarks():
     assert metrics.concordance(x, x + 1) == pytest.approx(2 * x.var() / (2 * x.var() + 1)), "a shift costs"
 
 
+def test_concordance_is_pearsons_correlation_times_a_correction_of_bias():  # I-39, by another formula
+    rng = numpy_generator(2, "concordance")
+    x, y = rng.normal(0.3, 1, 400), rng.normal(-0.2, 2, 400)
+    y = y + 0.8 * x
+    scale, shift = x.std() / y.std(), (x.mean() - y.mean()) / np.sqrt(x.std() * y.std())
+    expected = stats.pearsonr(x, y).statistic * 2 / (scale + 1 / scale + shift**2)
+    assert metrics.concordance(x, y) == pytest.approx(expected, abs=1e-12)
+    assert metrics.concordance(y.reshape(20, 20), x.reshape(20, 20)) == pytest.approx(expected, abs=1e-12)
+    assert metrics.concordance(5 + 1e-3 * x, 5 + 1e-3 * y) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -1 / 3, 1e6 / 7])
+def test_constants_agree_in_nothing_however_they_are_rounded(value):  # I-39
+    for n in range(2, 60):  # the mean of some of these is not the constant itself
+        constant = np.full(n, value)
+        assert metrics.concordance(constant, constant) == 0
+        assert metrics.concordance(constant, np.arange(float(n))) == 0
+        assert metrics.concordance(constant, constant, np.full((1, n), 0.3))[0] == 0
+
+
+def test_concordance_with_weights_is_that_of_repeated_pairs():
+    rng = numpy_generator(3, "concordance")
+    x, y, times = rng.normal(size=(3, 4)), rng.normal(size=(3, 4)), rng.integers(0, 4, (5, 3, 4))
+    expected = [metrics.concordance(np.repeat(x, t.ravel()), np.repeat(y, t.ravel())) for t in times]
+    np.testing.assert_allclose(metrics.concordance(x, y, times), expected, atol=1e-12)
+    assert metrics.concordance(x, y, np.zeros((1, 3, 4)))[0] == 0
+
+
 def _two_way(confidence, correct):
     """Log-probabilities (1, query, 2) with this confidence in class 0, and labels 0 where it is correct."""
     return np.log(np.stack([confidence, 1 - confidence], -1))[None], np.where(correct, 0, 1)[None]

@@ -8,7 +8,8 @@ from scipy.stats import pearsonr
 from sklearn.metrics import brier_score_loss
 
 from stf2m_core.errors import ResultError
-from stf2m_core.metrics import cross_entropy, divergence
+from stf2m_core.metrics import calibration_error, cross_entropy, divergence, half_width, ratio_bootstrap
+from stf2m_core.seeding import numpy_generator
 from stf2m_core.soft_metrics import (
     brier,
     entropy,
@@ -16,6 +17,9 @@ from stf2m_core.soft_metrics import (
     jensen_shannon,
     plurality_agreement,
     soft_calibration_error,
+    summarise,
+    tied,
+    tied_share,
 )
 
 
@@ -116,3 +120,94 @@ def test_what_does_not_fit_or_is_no_number_is_refused(score):
         score(said, soft[:, :5])
     with pytest.raises(ResultError, match="is NaN"):
         score(np.where(said < said.max(), said, np.nan), soft)
+
+
+def test_the_entropy_correlation_with_weights_is_that_of_repeated_clips():
+    said, _, soft = some(60)
+    times = np.random.default_rng(3).integers(0, 4, (5, 60))
+    expected = [entropy_correlation(np.repeat(said, t, 0), np.repeat(soft, t, 0)) for t in times]
+    np.testing.assert_allclose(entropy_correlation(said, soft, times), expected, atol=1e-12)
+    assert entropy_correlation(said, soft, np.zeros((1, 60)))[0] == 0
+
+
+# --- all of it, for a record
+
+
+def episodes(n_episodes=20, n_query=15, seed=0):
+    """(log-probabilities, soft labels, weights, subjects) of episodes; a few queries weigh nothing."""
+    said, _, soft = some(n_episodes * n_query, seed=seed)
+    rng = np.random.default_rng(seed)
+    weight = np.where(rng.random((n_episodes, n_query)) < 0.1, 0, rng.uniform(0.5, 1, (n_episodes, n_query)))
+    shape = (n_episodes, n_query, 6)
+    return said.reshape(shape), soft.reshape(shape), weight, rng.integers(0, 7, (n_episodes, n_query))
+
+
+def test_a_query_counts_as_much_as_its_votes_lie_within_the_episode():
+    said, soft, weight, subject = episodes()
+    found = summarise(said, soft, weight, subject, rng=numpy_generator(0, "soft"), n_replicates=20)
+    flat, share = weight.ravel(), weight.ravel() / weight.sum()
+    expected = {
+        "kl_soft": [scipy_entropy(q, p) for q, p in zip(soft.reshape(-1, 6), np.exp(said).reshape(-1, 6), strict=True)],
+        "js_soft": jensen_shannon(said, soft).ravel(),
+        "brier_soft": brier(said, soft).ravel(),
+    }
+    for name, values in expected.items():
+        assert found.metrics[name]["mean"] == pytest.approx(float(share @ values), abs=1e-12), name
+    whole = np.round(flat * 1000).astype(int)  # weights as numbers of copies
+    again = entropy_correlation(np.repeat(said.reshape(-1, 6), whole, 0), np.repeat(soft.reshape(-1, 6), whole, 0))
+    assert found.metrics["entropy_correlation"]["mean"] == pytest.approx(again, abs=1e-3)
+    none = np.zeros(weight.shape, int)
+    ece = calibration_error(said, none, soft_label=soft, weight=weight[None])[0]
+    assert found.metrics["ece_soft"]["mean"] == pytest.approx(ece)
+
+
+def test_what_weighs_nothing_changes_nothing():
+    said, soft, weight, subject = episodes()
+    other = np.where(weight[..., None] > 0, said, np.log(np.full(6, 1 / 6)))
+    a, b = (summarise(x, soft, weight, subject, rng=numpy_generator(0, "soft"), n_replicates=20) for x in (said, other))
+    same = ("kl_soft", "js_soft", "brier_soft", "entropy_correlation")
+    assert [a.metrics[n]["mean"] for n in same] == pytest.approx([b.metrics[n]["mean"] for n in same], abs=1e-12)
+
+
+def test_means_over_queries_have_both_intervals_and_the_sums_that_give_the_second():
+    said, soft, weight, subject = episodes()
+    found = summarise(said, soft, weight, subject, rng=numpy_generator(0, "soft"), others={"prototype": said / 2})
+    names = ["kl_soft", "js_soft", "brier_soft", "kl_soft_prototype"]
+    assert set(found.metrics) == {*names, "ece_soft", "entropy_correlation"}
+    assert set(found.per_episode) == set(names) and len(found.per_episode["kl_soft"]) == 20
+    kl, sums = found.metrics["kl_soft"], found.per_subject
+    assert kl["ci95"] == pytest.approx(half_width(found.per_episode["kl_soft"]))
+    assert sum(sums["kl_soft"]) / sum(sums["total"]) == pytest.approx(kl["mean"])
+    interval = ratio_bootstrap(sums["kl_soft"], sums["total"], numpy_generator(1, "soft"), n_replicates=4000)
+    assert (kl["subject_low"], kl["subject_high"]) == pytest.approx((interval.low, interval.high), abs=0.02)
+    assert kl["subject_low"] < kl["mean"] < kl["subject_high"]
+    assert found.metrics["ece_soft"]["ci95"] is None and found.metrics["ece_soft"]["subject_low"] is not None
+
+
+def test_an_episode_without_any_weight_leaves_no_interval_over_episodes():
+    said, soft, weight, subject = episodes()
+    weight[3] = 0
+    found = summarise(said, soft, weight, subject, rng=numpy_generator(0, "soft"), n_replicates=20)
+    assert (found.per_episode, found.metrics["kl_soft"]["ci95"]) == ({}, None)
+    assert np.isfinite(found.metrics["kl_soft"]["mean"])
+    with pytest.raises(ResultError, match="no query has half of its votes among the classes of its episode"):
+        summarise(said, soft, np.zeros_like(weight), subject, rng=numpy_generator(0, "soft"))
+
+
+def test_the_votes_themselves_are_a_perfect_answer():
+    _, soft, weight, subject = episodes()
+    with np.errstate(divide="ignore"):
+        certain = np.maximum(np.log(soft), -700)
+    found = summarise(certain, soft, weight, subject, rng=numpy_generator(0, "soft"), n_replicates=5).metrics
+    assert [found[n]["mean"] for n in ("kl_soft", "js_soft", "brier_soft", "ece_soft")] == pytest.approx([0] * 4)
+    assert found["entropy_correlation"]["mean"] == pytest.approx(1)
+
+
+def test_ties_are_counted_and_never_guessed():
+    counts = np.array([[5, 5, 0], [3, 2, 5], [4, 4, 4], [0, 9, 1], [1, 0, 0]])
+    assert tied(counts).tolist() == [True, False, True, False, False]
+    share = tied_share(counts, ["a", "a", "b", "b", "c"], numpy_generator(0, "ties"))
+    assert share["mean"] == pytest.approx(0.4)
+    assert 0 <= share["subject_low"] < 0.4 < share["subject_high"] <= 0.5
+    alone = tied_share(counts[:2], ["a", "a"], numpy_generator(0, "ties"))
+    assert (alone["mean"], alone["subject_low"], alone["subject_reason"][:15]) == (0.5, None, "1 query subject")

@@ -35,8 +35,7 @@ def made_up_votes(n_actors: int = 40, seed: int = 0) -> Votes:
 
 def hard_labels(counts: np.ndarray) -> np.ndarray:
     """(clip,) index of the emotion with most votes, -1, undefined, where two or more lead together."""
-    leads = counts == counts.max(-1, keepdims=True)
-    return np.where(leads.sum(-1) == 1, leads.argmax(-1), -1)
+    return np.where(soft_metrics.tied(counts), -1, np.argmax(counts, -1))
 
 
 def tie_table(votes: Votes) -> pd.DataFrame:

@@ -113,7 +113,7 @@ def votes_file(folder: str | Path) -> Path | None:
 
 
 def read(
-    source: Path, manifest: Manifest, *, condition: str = "audiovisual", label: str = "plurality"
+    source: Path, manifest: Manifest, *, condition: str = "audiovisual", label: str = "plurality", soft: bool = True
 ) -> tuple[pd.DataFrame, dict[str, RaggedViews]]:
     """Clips whose soft labels are the votes of one condition, and the votes of the other single senses as views.
 
@@ -122,6 +122,7 @@ def read(
         manifest: states the labels, which are EMOTIONS.
         condition: whose votes are the labels: "audiovisual", "voice" or "face". Its own votes are never a view.
         label: "plurality" of those votes, undefined where two emotions tie, or "intended", what the actor was asked.
+        soft: whether the votes are labels too; False leaves them out, so that only hard labels can be learned from.
 
     Returns:
         One row per clip, and modality to views: voice and face, one frame of 6 nodes, the shares of the votes.
@@ -132,8 +133,15 @@ def read(
     for name, value, legal in (("condition", condition, CONDITIONS), ("label", label, ("plurality", "intended"))):
         if value not in legal:
             raise ManifestError(f"{name} is {value!r}", expected=" or ".join(legal), where=f"import of {manifest.name}")
-    votes = read_votes(source)
+    return voted_clips(read_votes(source), condition, label, soft=soft)
+
+
+def voted_clips(
+    votes: Votes, condition: str = "audiovisual", label: str = "plurality", *, soft: bool = True
+) -> tuple[pd.DataFrame, dict[str, RaggedViews]]:
+    """Clips and views as of `read`, from votes that are at hand already."""
     clips = vote_clips(votes, condition, label)
+    clips = clips if soft else clips.drop(columns=[f"votes_{emotion}" for emotion in EMOTIONS])
     views = {sense: _shares(votes.counts[:, row]) for row, sense in enumerate(CONDITIONS[:2]) if sense != condition}
     return clips, views
 
