@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stf2m_core import metrics, seeding
+from stf2m_core import metrics, seeding, soft_metrics
 from stf2m_core.baselines.nearest_prototype import NearestPrototype, clip_features
 from stf2m_core.baselines.ridge_prototype import RidgePrototype
 from stf2m_core.config import EpisodeConfig, RunConfig
+from stf2m_core.data.clips import vote_columns
 from stf2m_core.data.pack import Pack
 from stf2m_core.encoding import encode_clips, encode_episodes, plain_statistics
 from stf2m_core.episodes import EpisodeSampler, Splits, split_subjects
 from stf2m_core.errors import RunError
 from stf2m_core.model.encoder import Encoded
-from stf2m_core.model.st_f2m import STF2M
+from stf2m_core.model.st_f2m import STF2M, episode_targets
 from stf2m_core.results import Record, episode_digest, leak_audit, provenance
 from stf2m_core.shapes import EpisodeBatch
 from stf2m_core.training import Validation, cpu_threads, load_model
@@ -116,12 +118,14 @@ def _unsupported(
 def score(model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int) -> Validation:
     """What meta-validation compares."""
     said = answer(model, data, batch, seed=seed).adapted
-    label = batch.query_label.to(said.device)
-    nll, temperature = calibrated_nll(said, label)
+    label, soft = batch.query_label.to(said.device), None
+    if data.has_votes:
+        soft = episode_targets(data.soft_labels, batch.query.to(data.device), batch.classes.to(data.device))
+    nll, temperature = calibrated_nll(said, label, soft)
     return Validation(nll, float((said.argmax(-1) == label).double().mean()), temperature)
 
 
-def calibrated_nll(said: Tensor, label: Tensor) -> tuple[float, float]:
+def calibrated_nll(said: Tensor, label: Tensor, soft: tuple[Tensor, Tensor] | None = None) -> tuple[float, float]:
     """NLL at the best single temperature of a grid from 1/2 to 8, and that temperature.
 
     Training on raises accuracy and confidence together; the plain NLL then prefers the timid model of earlier steps
@@ -130,16 +134,22 @@ def calibrated_nll(said: Tensor, label: Tensor) -> tuple[float, float]:
     Args:
         said: (episode, query, way) log-probabilities.
         label: (episode, query) int64.
+        soft: of clips with votes, (episode, query, way) shares and (episode, query) weights; then the cross-entropy to
+            the shares takes the place of the NLL (ours).
     """
     temperature = torch.logspace(-1, 3, 33, base=2, device=said.device, dtype=said.dtype)
     softened = torch.log_softmax(said / temperature.view(-1, 1, 1, 1), -1)
-    nll = -softened.gather(3, label[None, ..., None].expand(len(temperature), -1, -1, -1)).mean((1, 2, 3))
+    if soft is None:
+        nll = -softened.gather(3, label[None, ..., None].expand(len(temperature), -1, -1, -1)).mean((1, 2, 3))
+    else:
+        share, weight = (part.to(said.dtype) for part in soft)
+        nll = -(weight * (share * softened).sum(-1)).sum((1, 2)) / weight.sum().clamp(min=1e-8)
     return float(nll.min()), float(temperature[nll.argmin()])
 
 
 def evaluate(
     run_dir: str | os.PathLike[str], pack: Pack, episode: EpisodeConfig, *, episodes: int | None = None, seed: int = 0,
-    variant: str = "full", device: str | None = None,
+    variant: str = "full", device: str | None = None, modalities: Sequence[str] = (),
 ) -> Record:  # fmt: skip
     """Meta-test of a finished run.
 
@@ -151,22 +161,32 @@ def evaluate(
         seed: of the episodes.
         variant: name for tables.
         device: None: the config's.
+        modalities: that may be seen, in support and query; none given: all.
 
     Raises:
-        RunError: if the run is not finished or belongs to another pack.
+        RunError: if the run is not finished, belongs to another pack, or has no such modality.
         EpisodeError: if meta-test cannot give such episodes.
     """
     model, data, splits = load_model(run_dir, pack, device)
     config = model.config
     batch = EpisodeSampler(pack, splits, "meta_test", episode, seed).sample(0, episodes or config.evaluation.episodes)
+    keep = _seen(modalities, tuple(data.modalities), data.device)
     with cpu_threads(config.train.threads):
-        said = answer(model, data, batch, seed=seed)
+        said = answer(model, data, batch, seed=seed, keep=keep)
     others = {f"accuracy_{name}": getattr(said, name) for name in READINGS[1:]}
     weights = hashlib.sha256((Path(run_dir) / "model.safetensors").read_bytes()).hexdigest()[:12]
     return _record(
         pack, splits, batch, episode, seed, said.adapted, others, config, method="st-f2m", variant=variant,
         selection="meta-validation NLL, calibrated", run_digest=weights, device=str(data.device),
     )  # fmt: skip
+
+
+def _seen(modalities: Sequence[str], names: tuple[str, ...], device: torch.device) -> Tensor | None:
+    """(modality,) bool; None: all."""
+    for name in modalities:
+        if name not in names:
+            raise RunError(f"modality {name!r}", expected=f"one of {', '.join(names)}", where="evaluate")
+    return torch.tensor([name in modalities for name in names], device=device) if modalities else None
 
 
 def evaluate_control(
@@ -201,6 +221,8 @@ def _record(
         pool_f1=episode.regime != "C", rng=seeding.numpy_generator(seed, "bootstrap"),
         accuracies={name: other.cpu() for name, other in others.items()},
     )  # fmt: skip
+    soft = soft_scores(pack, splits, batch, said, others, seed)
+    summary = metrics.Summary(*(getattr(summary, part) | getattr(soft, part) for part in summary.__slots__))
     fold, train = config.split.fold, config.train
     facts = asdict(episode) | {"episodes": len(batch), "seed": seed, "digest": episode_digest(batch)}
     return Record(
@@ -211,6 +233,36 @@ def _record(
         provenance=provenance(threads=train.threads, device=device, precision=train.precision),
         leaks=leak_audit(pack, splits.rows), per_episode=summary.per_episode, per_subject=summary.per_subject,
     )  # fmt: skip
+
+
+def soft_scores(
+    pack: Pack, splits: Splits, batch: EpisodeBatch, said: Tensor, others: dict[str, Tensor], seed: int
+) -> metrics.Summary:
+    """What a record says of soft labels, and `tied_share`: of the clips of meta-test's people that were voted on, those
+    whose votes tie. They have no hard label, so that accuracy never sees them; nothing if the pack has no votes.
+
+    Args:
+        pack: the data.
+        splits: of the run.
+        batch: episodes of meta-test.
+        said: (episode, query, way) log-probabilities.
+        others: accuracy_<reading> -> log-probabilities of other readings.
+        seed: of the bootstrap.
+    """
+    columns = vote_columns(pack.clips, pack.labels)
+    if not columns:
+        return metrics.Summary({}, {}, {})
+    soft, weight = episode_targets(torch.from_numpy(pack.soft_labels.copy()), batch.query, batch.classes)
+    names = pack.clips["subject"].to_numpy(str)
+    found = soft_metrics.summarise(
+        said.cpu(), soft, weight, names[batch.query.numpy()], rng=seeding.numpy_generator(seed, "soft bootstrap"),
+        others={name.removeprefix("accuracy_"): other.cpu() for name, other in others.items()},
+    )  # fmt: skip
+    counts = pack.clips[columns].to_numpy(np.float64)
+    rows = np.flatnonzero(np.isin(names, splits.subjects["meta_test"]) & (counts.sum(1) > 0))
+    draws = seeding.numpy_generator(seed, "tied votes")
+    ties = {"tied_share": soft_metrics.tied_share(counts[rows], names[rows], draws)} if len(rows) else {}
+    return metrics.Summary(found.metrics | ties, found.per_episode, found.per_subject)
 
 
 def confusion(pack: Pack, batch: EpisodeBatch, said: Tensor) -> np.ndarray:

@@ -40,6 +40,10 @@ READINGS: dict[str, dict[str, Any]] = {
     "causal": {"encoder__causal": True},
     "no-position": {"encoder__positional": False},
     "no-order": {"encoder__kernel": 1, "encoder__positional": False},
+    "diagonal": {"fuzzy__antecedent": "diagonal", "fuzzy__rank": 0},
+    "full-precision": {"fuzzy__antecedent": "full", "fuzzy__rank": 0},
+    "bell": {"fuzzy__antecedent": "bell"},
+    "plain-tsk": {"fuzzy__firing": "tsk"},
     "deep-set": {"meta_rnn__kind": "deep-set"},
     "generated-gru": {"meta_rnn__kind": "gru", "meta_rnn__n_layers": 1},
     "modulation-only": {"meta_rnn__kind": "mmaml", "inner__fast": ("head", "fuzzy")},
@@ -291,10 +295,51 @@ def complete_design(pack: Pack, out: str | os.PathLike[str], profile: str) -> li
     plan = design(pack.name, profile)
     for variant, folds in plan.variants:
         for config in [config_for(pack, profile, variant=variant, fold=f, seed=s) for f in folds for s in plan.seeds]:
-            if not _is_evaluated(pack, config, out, variant):
-                train_run(pack, config, out, variant=variant)
-                evaluate_run(pack, config, out, variant=variant)
+            _complete(pack, config, out, variant)
     return records_of(pack, out, profile)
+
+
+def read_readings(text: str) -> tuple[str, ...]:
+    """Names of readings from a notebook's parameter, e.g. "deep-set, causal"; "all" for every one.
+
+    Raises:
+        ConfigError: on an unknown reading.
+    """
+    names = tuple(READINGS) if text.strip() == "all" else tuple(name.strip() for name in text.split(","))
+    for name in names:
+        if name not in READINGS:
+            raise ConfigError(f"reading {name!r}", expected=f"all, or some of {', '.join(READINGS)}", where="readings")
+    return names
+
+
+def complete_readings(
+    pack: Pack, out: str | os.PathLike[str], profile: str, readings: Sequence[str] = tuple(READINGS)
+) -> list[Record]:  # fmt: skip
+    """The records of other readings of the method and of the whole model, on the first fold and with the first seed.
+
+    Args:
+        pack: the data.
+        out: the results folder; what has no record yet is trained and evaluated first, each with a progress bar.
+        profile: size of the whole.
+        readings: names in `READINGS`.
+
+    Raises:
+        ConfigError: on an unknown reading.
+        RunError: if a folder holds a run of other settings or another pack.
+    """
+    plan, records = design(pack.name, profile), []
+    for variant in ("full", *readings):
+        config = config_for(pack, profile, variant=variant, fold=plan.folds[0], seed=plan.seeds[0])
+        _complete(pack, config, out, variant)
+        files = (Path(out) / "records" / pack.name).glob(f"st-f2m_*_{config.digest()}.json")
+        records += [r for r in map(Record.from_json, sorted(files)) if r.pack_digest == pack.digest]
+    return records
+
+
+def _complete(pack: Pack, config: RunConfig, out: str | os.PathLike[str], variant: str) -> None:
+    if not _is_evaluated(pack, config, out, variant):
+        train_run(pack, config, out, variant=variant)
+        evaluate_run(pack, config, out, variant=variant)
 
 
 def _is_evaluated(pack: Pack, config: RunConfig, out: str | os.PathLike[str], variant: str) -> bool:
@@ -370,11 +415,16 @@ def gain_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def ablation_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """Paired differences to the full model on identical episodes, folds that both have."""
+def ablation_rows(records: Sequence[Record], variants: Sequence[str] = tuple(VARIANTS)) -> list[dict[str, Any]]:
+    """Paired differences to the full model on identical episodes, folds and seeds that both have.
+
+    Args:
+        records: of the full model and of others.
+        variants: names of the others, ablations or readings.
+    """
     full = {(setting_of(r), r.fold, r.seed): r for r in records if r.method == "st-f2m" and r.variant == "full"}
     rows = []
-    for variant in [v for v in VARIANTS if v != "full"]:
+    for variant in [v for v in variants if v != "full"]:
         for setting in dict.fromkeys(key[0] for key in full):
             own = [r for r in records if r.variant == variant and setting_of(r) == setting]
             pairs = [(r, full[key]) for r in own if (key := (setting, r.fold, r.seed)) in full]

@@ -14,8 +14,9 @@ from pandas.io.formats.style import Styler
 from stf2m_core import results
 from stf2m_core.config import RunConfig
 from stf2m_core.data.pack import Pack
-from stf2m_core.experiment import EMBEDDED, WHOLE, ablation_rows, gain_rows, main_rows, setting_of, table_of
+from stf2m_core.experiment import EMBEDDED, READINGS, WHOLE, ablation_rows, gain_rows, main_rows, setting_of, table_of
 from stf2m_core.results import Record
+from stf2m_core.sweeps import modality_rows, shot_rows
 from stf2m_core.training import Run, write_text
 
 SYNTHETIC = "The clips are synthetic: these numbers show what a method can learn and are no recognition of emotions."
@@ -25,6 +26,11 @@ METRICS = {
     "accuracy_no_support": "accuracy, no use of the support",
     "accuracy_prototype": "accuracy, prototypes alone", "uar": "unweighted average recall", "f1_macro": "macro F1",
     "f1_weighted": "weighted F1", "nll": "negative log-likelihood, nat", "ece": "expected calibration error",
+    "kl_soft": "KL from the votes, nat", "kl_soft_zero_step": "KL from the votes, zero inner steps, nat",
+    "kl_soft_no_support": "KL from the votes, no use of the support, nat",
+    "kl_soft_prototype": "KL from the votes, prototypes alone, nat", "js_soft": "JS to the votes, nat",
+    "brier_soft": "Brier score on the votes", "ece_soft": "expected calibration error on the votes",
+    "entropy_correlation": "correlation of entropies with the raters'", "tied_share": "share of clips with tied votes",
 }  # fmt: skip
 """Metrics of a record, in words."""
 
@@ -87,10 +93,47 @@ def ablation_table(records: Sequence[Record]) -> pd.DataFrame:
     return _captioned(ablation_rows(records), [r for r in records if r.variant not in WHOLE], "variant", what)
 
 
+def reading_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Other readings of the method by settings, as differences to the full model."""
+    what = "Accuracy of the reading minus that of the full model, on identical episodes."
+    others = [r for r in records if r.variant in READINGS]
+    return _captioned(ablation_rows(records, tuple(READINGS)), others, "variant", what, digits=3)
+
+
+def cost_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Weights and multiply-adds of variants, in words.
+
+    Args:
+        rows: of `costs.cost_rows`.
+    """
+    table = pd.DataFrame({
+        "variant": [row["variant"] for row in rows],
+        "weights": [f"{row['parameters']:,}" for row in rows],
+        "adapted per episode": [f"{row['adapted']:,}" for row in rows],
+        **{name: [f"{row[key] / 1e6:.1f}" for row in rows] for name, key in _WORK.items()},
+    })  # fmt: skip
+    table.attrs["caption"] = "Learned numbers, numbers that adapt, millions of multiply-adds in matrix products."
+    return table
+
+
+_WORK = {"encode a clip, M": "encode", "read the support, M": "start", "one inner step, M": "step",
+         "answer all queries, M": "answer"}  # fmt: skip
+
+
 def gain_table(records: Sequence[Record]) -> pd.DataFrame:
     """What adaptation adds to the same model's lesser readings, by settings."""
     what = "What adaptation adds: accuracy minus that of the same model without it, on identical episodes."
     return _captioned(gain_rows(records), [r for r in records if r.variant in WHOLE], "gain", what, digits=3)
+
+
+def shot_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Readings and controls by number of shots, from the records of `sweeps.sweep_shots`."""
+    return _captioned(shot_rows(records), records, "method", "Accuracy with ever more clips of each emotion.")
+
+
+def reader_table(records: Sequence[Record]) -> pd.DataFrame:
+    """All modalities, and each of them alone, by settings, from the records of `sweeps.sweep_modalities`."""
+    return _captioned(modality_rows(records), records, "reader", "Accuracy by what is seen.")
 
 
 def _captioned(

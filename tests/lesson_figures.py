@@ -65,6 +65,13 @@ CASES = {
     "vote_bars, one clip, a tie": lambda: (figures.vote_bars, ONE_CLIP, {}),
     "said_and_chosen": lambda: (figures.said_and_chosen, ({"soft labels": (_random(400), _random(400, seed=1)),
                                                            "hard labels": (_random(400), _random(400))},), {}),
+    "clip_segments": lambda: (figures.clip_segments, (np.repeat([0, 2, -1, 1], 10), {"a model": _share(40, 3), _LONG[0]:
+                              _share(40, 3)}, ("calm", "happy", "sad")), {"hop_s": 0.25, "starts_s": (1.0, 4.0),
+                                                                        "title": _LONG[0] * 3}),
+    "clip_segments, many emotions": lambda: (figures.clip_segments, (np.arange(48) // 2, {"a": _share(48, 24)}, [
+        f"{name} {number}" for number in range(4) for name in _LONG]), {"hop_s": 0.5}),
+    "clip_segments, one step": lambda: (figures.clip_segments, (np.array([-1]), {"a": np.full((1, 2), 0.5)}, _LONG[:2]),
+                                        {"hop_s": 0.1}),
     "said_and_chosen, few": lambda: (figures.said_and_chosen, ({"soft labels": ([0.1, 0.9], [0, 1])},), {}),
 }  # fmt: skip
 """Name of a figure, and after a comma what is special -> (figure, arguments, settings)."""

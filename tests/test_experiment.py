@@ -68,6 +68,26 @@ def test_the_paper_design_has_three_seeds_and_ablates_on_every_fold():
     assert found == Design((0, 1, 2, 3), (0, 1, 2), tuple((name, (0, 1, 2, 3)) for name in VARIANTS))
 
 
+def test_readings_are_made_once_on_the_first_fold_and_compared_with_the_full_model(pack, results):
+    found = experiment.complete_readings(pack, results, "test", ("causal", "first-order"))
+    assert {(r.variant, r.fold, r.seed) for r in found} == {(v, 0, 0) for v in ("full", "causal", "first-order")}
+    again = experiment.complete_readings(pack, results, "test", ("causal", "first-order"))
+    assert [r.provenance for r in again] == [r.provenance for r in found]
+    rows = ablation_rows(found, ("causal", "first-order"))
+    assert [row["variant"] for row in rows] == ["causal"] * 2 + ["first-order"] * 2
+    full = next(r for r in found if r.variant == "full" and r.episode["n_shot"] == 5)
+    causal = next(r for r in found if r.variant == "causal" and r.episode["n_shot"] == 5)
+    row = next(row for row in rows if row["variant"] == "causal" and "5-shot" in row["setting"])
+    assert row["difference"] == pytest.approx(causal.accuracy.mean - full.accuracy.mean)
+
+
+def test_names_of_readings_are_read_from_words():
+    assert experiment.read_readings("all") == tuple(READINGS)
+    assert experiment.read_readings(" deep-set ,causal") == ("deep-set", "causal")
+    with pytest.raises(ConfigError, match="reading 'depset'; expected all, or some of"):
+        experiment.read_readings("depset")
+
+
 @pytest.mark.parametrize("variant", [*VARIANTS, *READINGS])
 def test_a_variant_changes_exactly_what_it_names(pack, variant):
     changes = (VARIANTS | READINGS)[variant]

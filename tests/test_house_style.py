@@ -8,17 +8,17 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "stf2m_core"
 # A module imports only from earlier rows, or from its own where the row is a folder.
 ROWS = [
-    ("errors", "shapes", "seeding", "config"),
+    ("errors", "shapes", "seeding", "config", "markov"),
     ("data",),
     ("views", "episodes", "clip_features", "support_list"),
     ("model",),
-    ("encoding", "baselines", "metrics", "soft_metrics", "contrast"),
+    ("encoding", "baselines", "metrics", "soft_metrics", "segment_metrics", "contrast"),
     ("results", "training"),
-    ("evaluation", "calibration", "prediction"),
+    ("evaluation", "calibration", "prediction", "over_time", "valence_arousal"),
     ("vote_fusion", "vote_cards", "vote_table", "rater_table", "experiment", "inspection", "figures", "predict",
      "factor_table"),
     ("lessons",),
-    ("own_data", "costs"),
+    ("own_data", "costs", "sweeps"),
     ("environment", "report", "kernel", "locks", "notebook"),
     ("jobs",),
     ("reproduce", "__main__"),

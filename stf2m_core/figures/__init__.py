@@ -16,6 +16,8 @@ from stf2m_core.figures.raters import agreement, taken_for
 from stf2m_core.figures.readers import readers
 from stf2m_core.figures.rule_cards import fusion, rule_cards
 from stf2m_core.figures.scores import ablation, confusion, results
+from stf2m_core.figures.segments import clip_segments
+from stf2m_core.figures.shots import shots
 from stf2m_core.figures.synthetic import factors
 from stf2m_core.figures.tasks import inner_paths, one_wave
 from stf2m_core.figures.votes import said_and_chosen, vote_bars
@@ -24,6 +26,7 @@ __all__ = [
     "ablation",
     "adaptation",
     "agreement",
+    "clip_segments",
     "confusion",
     "episode",
     "face_clip",
@@ -51,6 +54,7 @@ __all__ = [
     "same_frames",
     "saturation",
     "save",
+    "shots",
     "spread",
     "taken_for",
     "task_weights",
