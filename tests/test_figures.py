@@ -210,6 +210,14 @@ def make_prediction():
     )  # fmt: skip
 
 
+def make_sweep(methods, regimes):
+    """More clips help, the first method most."""
+    return [
+        {"method": m, "regime": r, "n_shot": k, "mean": 0.3 + 0.1 * k / (number + 1), "ci95": 0.02}
+        for r in regimes for number, m in enumerate(methods) for k in (1, 2, 5)
+    ]  # fmt: skip
+
+
 CASES = {
     "method": lambda: (figures.method, (), {}),
     "views": lambda: (figures.views, (make_pack(), 0), {}),
@@ -265,6 +273,9 @@ CASES = {
     "results": lambda: (figures.results, (make_rows(("st-f2m", "ridge-prototype"), ("P", "D", "C")),), {"chance": 0.2}),
     "results, one": lambda: (figures.results, (make_rows(("st-f2m",), ("P",)),), {}),
     "results, many": lambda: (figures.results, (make_rows(LONG[:9], LONG[:4]),), {"chance": {LONG[0]: 0.1}}),
+    "shots": lambda: (figures.shots, (make_sweep(("st-f2m", "ridge-prototype"), ("P", "D")),), {"chance": 0.2}),
+    "shots, one": lambda: (figures.shots, (make_sweep(("st-f2m",), ("C",)),), {}),
+    "shots, many": lambda: (figures.shots, (make_sweep(LONG[:6], ("P", "D", "C")),), {"chance": 0.1}),
     "ablation": lambda: (figures.ablation, (make_differences(("no-fuzzy", "no-meta-rnn"), ("P", "C")),), {}),
     "ablation, one": lambda: (figures.ablation, (make_differences(("no-fuzzy",), ("P",)),), {}),
     "ablation, many": lambda: (figures.ablation, (make_differences(LONG[:9], LONG[:9]),), {"metric": "NLL"}),

@@ -89,8 +89,9 @@ def test_adaptation_starts_at_the_zero_step_answer_and_ends_at_the_adapted_one(t
 def test_without_inner_steps_the_path_is_one_point_and_the_task_weights_are_the_same(trained):
     still, moved = (follow_adaptation(*trained, n_steps=n) for n in (0, None))
     assert len(still.nll) == 1
-    np.testing.assert_array_equal(still.nll[0], moved.nll[0])
-    np.testing.assert_array_equal(still.gamma, moved.gamma)
+    # views of the support that no step needs are not encoded, so sums may be taken in another order
+    np.testing.assert_allclose(still.nll[0], moved.nll[0], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(still.gamma, moved.gamma, rtol=0, atol=1e-6)
     assert moved.gamma.shape == moved.beta.shape == (len(trained[2]), trained[0].config.encoder.hidden)
 
 

@@ -31,7 +31,7 @@ def shots(rows: Sequence[Mapping[str, Any]], *, chance: float | None = None) -> 
     finite("mean", [row["mean"] for row in rows], None)
     regimes = list(dict.fromkeys(row["regime"] for row in rows))
     methods = list(dict.fromkeys(str(row["method"]) for row in rows))
-    figure = sheet(1.0 + 3.5 * len(regimes), 3.9)
+    figure = sheet(1.0 + (3.5 if len(regimes) < 3 else 3.0) * len(regimes), 3.9)
     axes = figure.subplots(1, len(regimes), sharey=True, squeeze=False)[0]
     for axis, regime in zip(axes, regimes, strict=True):
         _panel(axis, [row for row in rows if row["regime"] == regime], methods, chance)
