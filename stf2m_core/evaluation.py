@@ -98,9 +98,7 @@ def _answer(
                    torch.stack(said) if whole else None)  # fmt: skip
 
 
-def _unsupported(
-    model: STF2M, data: ResidentViews, batch: EpisodeBatch, query: Encoded, keep: Tensor | None
-) -> Tensor:
+def _unsupported(model: STF2M, data: ResidentViews, batch: EpisodeBatch, query: Encoded, keep: Tensor | None) -> Tensor:
     n_episodes = len(batch)
     even = model.anchor.new_full((*batch.query.shape, batch.n_way), -math.log(batch.n_way))
     known = model.known[batch.classes].all(1)

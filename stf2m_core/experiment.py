@@ -116,8 +116,13 @@ STUDIES: dict[str, Study] = {
         # few clips: most is known in closed form before the first step, and steps are small; the person's shift is the
         # head's business, so that the input is standardised alike for all
         changes={
-            "views__modalities": ("audio", "visual"), "views__normalise": "global", "split__n_val_subjects": 3,
-            "train__chunk": 2, "train__lr": 5e-4, "train__validate_every": 20, "inner__rate": 0.01,
+            "views__modalities": ("audio", "visual"),
+            "views__normalise": "global",
+            "split__n_val_subjects": 3,
+            "train__chunk": 2,
+            "train__lr": 5e-4,
+            "train__validate_every": 20,
+            "inner__rate": 0.01,
         },
         profiles={
             "smoke": {"train__max_steps": 20},
@@ -133,10 +138,20 @@ STUDIES: dict[str, Study] = {
         # the factors live in time, nodes and pairs of modalities: a linear path past the convolutions would read only
         # levels, and a view without a modality lacks the factor that lives there
         changes={
-            "split__n_val_subjects": 8, "views__step_s": 0.02, "encoder__level_path": False,
-            "encoder__node_read_out": True, "inner__modality_drop": 0.0, "inner__single_modality": 0.0,
-            "inner__rate": 3.0, "train__lr": 4e-3, "train__level_noise": 0.0, "train__view_drop": 0.0,
-            "train__meta_batch": 3, "train__chunk": 3, "train__start": 0.7, "train__validate_every": 55,
+            "split__n_val_subjects": 8,
+            "views__step_s": 0.02,
+            "encoder__level_path": False,
+            "encoder__node_read_out": True,
+            "inner__modality_drop": 0.0,
+            "inner__single_modality": 0.0,
+            "inner__rate": 3.0,
+            "train__lr": 4e-3,
+            "train__level_noise": 0.0,
+            "train__view_drop": 0.0,
+            "train__meta_batch": 3,
+            "train__chunk": 3,
+            "train__start": 0.7,
+            "train__validate_every": 55,
             "train__validation_episodes": 6,
         },
         profiles={
@@ -146,8 +161,11 @@ STUDIES: dict[str, Study] = {
         # half of the emotions train, a quarter validates, a quarter is new
         novel={
             "episodes": [asdict(kind) for kind in _kinds(12, ("C", 2, 2)) + 2 * _kinds(5, ("C", 5, 2))],
-            "split__n_val_labels": 6, "split__n_test_labels": 6, "inner__label_knowledge": False,
-            "train__validation_episodes": 12, "inner__rate": 10.0,
+            "split__n_val_labels": 6,
+            "split__n_test_labels": 6,
+            "inner__label_knowledge": False,
+            "train__validation_episodes": 12,
+            "inner__rate": 10.0,
         },
     ),
 }

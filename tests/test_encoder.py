@@ -316,8 +316,6 @@ def test_every_moment_of_a_clip_lies_within_its_slots_and_there_are_never_more_t
     assert exists.sum(1).max() == 32 and exists.shape[1] == 32
 
 
-
-
 @pytest.mark.parametrize("max_slots", [40, 64, 128])
 def test_rounding_never_gives_a_clip_more_slots_than_allowed(max_slots):
     duration = torch.rand(20_000, generator=rng(8)) * 2000 + 0.01

@@ -104,7 +104,7 @@ def titled(kind):
 
 
 @pytest.mark.parametrize("fold", range(4))
-def test_meta_splits_share_no_subject_group_or_clip_and_leave_none_out(pack, fold):
+def test_meta_splits_share_no_subject_group_or_clip_and_leave_none_out(pack, fold):  # I-5
     splits = split_subjects(pack, SplitConfig(fold=fold))
     for column in ("subject", "group", "clip_id"):
         sets = [set(pack.clips[column].iloc[splits.rows[split]]) for split in SPLITS]
@@ -177,7 +177,7 @@ def test_a_dialogue_of_several_subjects_is_never_on_two_sides_of_a_meta_split(tm
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=titled)
-def test_counts_are_exact_and_labels_true(uneven, kind):
+def test_counts_are_exact_and_labels_true(uneven, kind):  # I-6
     sampler = EpisodeSampler(uneven, whole(uneven), "meta_train", kind, 0)
     batch = sampler.sample(0, 500)
     assert batch.ids.tolist() == list(range(500))
@@ -194,7 +194,7 @@ def test_counts_are_exact_and_labels_true(uneven, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=titled)
-def test_support_and_query_never_share_a_clip_person_or_group_in_ten_thousand_episodes(uneven, kind):
+def test_support_and_query_never_share_a_clip_person_or_group_in_ten_thousand_episodes(uneven, kind):  # I-5
     batch = EpisodeSampler(uneven, whole(uneven), "meta_train", kind, 1).sample(0, EVERY)
     support, query = sides(batch)
     assert not share_any(support, query).any()
@@ -288,7 +288,7 @@ def test_support_and_query_share_no_group_where_groups_hold_several_people(tmp_p
         ({"regime": "P", "n_way": 4, "n_query": 5, "query_prior": "natural"}, "expected 4"),
     ],
 )
-def test_what_the_clips_cannot_give_is_refused_at_construction_with_both_counts(pack, settings, expected):
+def test_what_the_clips_cannot_give_is_refused_at_construction_with_both_counts(pack, settings, expected):  # I-6
     with pytest.raises(EpisodeError, match=expected):
         EpisodeSampler(pack, whole(pack), "meta_train", EpisodeConfig(**settings), 0)
 
@@ -342,7 +342,7 @@ def test_natural_queries_of_some_of_the_classes_are_given_or_refused_at_construc
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=titled)
-def test_an_episode_depends_on_its_number_alone(uneven, kind):
+def test_an_episode_depends_on_its_number_alone(uneven, kind):  # I-6
     sampler = EpisodeSampler(uneven, whole(uneven), "meta_train", kind, 7)
     first = sampler.sample(0, 100)
     again = EpisodeSampler(uneven, whole(uneven), "meta_train", kind, 7)
@@ -361,7 +361,7 @@ def same(one, two):
 
 
 @pytest.mark.parametrize("regime", ["D", "P"])
-def test_another_seed_split_or_kind_draws_another_stream(pack, regime):
+def test_another_seed_split_or_kind_draws_another_stream(pack, regime):  # I-6
     kind = EpisodeConfig(regime=regime, n_way=2, n_query=1)
     first = EpisodeSampler(pack, whole(pack), "meta_train", kind, 0).sample(0, 600)
     others = [
@@ -438,7 +438,7 @@ def test_a_class_stands_in_every_place_equally_often(pack):
         assert even(places[:, label], 4)
 
 
-def test_a_learner_that_always_gives_the_same_answer_is_at_chance(pack):
+def test_a_learner_that_always_gives_the_same_answer_is_at_chance(pack):  # I-8
     for prior in ("balanced", "natural"):
         kind = EpisodeConfig(n_way=4, n_query=2, query_prior=prior)
         batch = EpisodeSampler(pack, whole(pack), "meta_train", kind, 0).sample(0, EVERY)

@@ -103,7 +103,7 @@ def with_shuffled_support(batch):
 # --- chance where nothing can be known
 
 
-def test_shuffled_support_labels_of_new_emotions_leave_chance(pack):
+def test_shuffled_support_labels_of_new_emotions_leave_chance(pack):  # I-8
     world = World(pack, **NOVEL)
     batch = world.episodes(EpisodeConfig(regime="C", n_way=4, n_shot=1, n_query=2), 300)
     mean, half = accuracy(answer(world.model, world.data, batch, chunk=50).adapted, batch)
@@ -115,7 +115,7 @@ def test_shuffled_support_labels_of_new_emotions_leave_chance(pack):
         assert half < 0.03
 
 
-def test_constant_clips_score_exactly_chance_in_every_episode(constant):
+def test_constant_clips_score_exactly_chance_in_every_episode(constant):  # I-8
     world = World(constant)
     batch = world.episodes(D_EPISODE, 20)
     said = answer(world.model, world.data, batch)

@@ -1,6 +1,7 @@
 """Imports point one way, nothing is executed or printed at import, and every module has its tests."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,17 @@ ROWS = [
     ("encoding", "baselines", "metrics", "soft_metrics", "segment_metrics", "contrast"),
     ("results", "training"),
     ("evaluation", "calibration", "prediction", "over_time", "valence_arousal"),
-    ("vote_fusion", "vote_cards", "vote_table", "rater_table", "experiment", "inspection", "figures", "predict",
-     "factor_table"),
+    (
+        "vote_fusion",
+        "vote_cards",
+        "vote_table",
+        "rater_table",
+        "experiment",
+        "inspection",
+        "figures",
+        "predict",
+        "factor_table",
+    ),
     ("lessons",),
     ("own_data", "costs", "sweeps"),
     ("environment", "report", "kernel", "locks", "notebook"),
@@ -71,3 +81,10 @@ def test_no_function_is_longer_than_a_screen(path):
         if isinstance(node, ast.FunctionDef):
             n_lines = node.end_lineno - node.lineno + 1 - len((ast.get_docstring(node, clean=False) or "").splitlines())
             assert n_lines <= 60, f"{path.name}: {node.name} has {n_lines} lines"
+
+
+def test_every_invariant_of_the_method_that_is_built_is_named_by_a_test():
+    """I-24 speaks of interval type-2 rules, which are not built (DECISIONS, 'Invariants')."""
+    text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__))
+    named = {int(number) for number in re.findall(r"\bI-(\d+)\b", text)}
+    assert named == set(range(1, 42)) - {24}

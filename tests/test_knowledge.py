@@ -439,7 +439,10 @@ def test_renaming_the_classes_permutes_the_prototypes(model):
     embedding, support, order = drawn(2, 6, SIZE, seed=41), support_of(), torch.tensor([2, 0, 1])
     clip = (2 * order[:, None] + torch.arange(2)).flatten()
     renamed = dataclasses.replace(
-        support, target=support.target[:, clip][..., order], weight=support.weight[:, clip], classes=CLASSES[:, order],
+        support,
+        target=support.target[:, clip][..., order],
+        weight=support.weight[:, clip],
+        classes=CLASSES[:, order],
         person=support.person[:, clip],
     )
     plain = prototypes(model, embedding, support)

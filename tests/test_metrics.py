@@ -163,7 +163,7 @@ def _two_way(confidence, correct):
     return np.log(np.stack([confidence, 1 - confidence], -1))[None], np.where(correct, 0, 1)[None]
 
 
-def test_a_calibrated_simulator_has_no_calibration_error():
+def test_a_calibrated_simulator_has_no_calibration_error():  # I-40
     rng = numpy_generator(4, "ece")
     errors = []
     for n in (2_000, 200_000):
@@ -305,7 +305,7 @@ def _coverage(rng, *, shared: bool, n_simulations: int = 600) -> float:
     return float(np.mean([abs(e.mean() - 0.7) <= metrics.half_width(e) for e in episodes]))
 
 
-def test_the_episode_interval_covers_when_episodes_are_independent_and_not_when_they_share_clips():
+def test_the_episode_interval_covers_when_episodes_are_independent_and_not_when_they_share_clips():  # I-41
     rng = numpy_generator(10, "coverage")
     assert 0.92 <= _coverage(rng, shared=False) <= 0.98
     assert _coverage(rng, shared=True) < 0.6

@@ -229,7 +229,7 @@ def test_soft_labels_without_votes_are_one_hot_or_even(path):
     np.testing.assert_array_equal(soft, np.array([[0, 1], [0.5, 0.5], [1, 0]], np.float32), strict=True)
 
 
-def test_soft_labels_are_shares_of_the_votes_where_there_are_any(tmp_path):
+def test_soft_labels_are_shares_of_the_votes_where_there_are_any(tmp_path):  # I-7
     clips = some_clips(votes_joy=[3, 2, 0], votes_calm=[1, 2, 0])
     soft = open_pack(write(tmp_path / "p", clips)).soft_labels
     np.testing.assert_array_equal(soft, np.array([[0.25, 0.75], [0.5, 0.5], [1, 0]], np.float32))

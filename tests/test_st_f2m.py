@@ -116,7 +116,7 @@ def tensors(theta):
 # --- what a prediction may depend on
 
 
-def test_a_query_alone_is_answered_as_among_others(pack, world):
+def test_a_query_alone_is_answered_as_among_others(pack, world):  # I-13
     batch = world.episodes(pack)
     together = world.answer(batch)
     assert len({int(n) for n in world.data.modalities["audio"].offsets.diff()[batch.query].flatten()}) > 2, "no padding"
@@ -126,14 +126,14 @@ def test_a_query_alone_is_answered_as_among_others(pack, world):
     assert float((together[:, 0] - together[:, 1]).abs().max()) > 1e-3, "all queries are answered alike"
 
 
-def test_an_episode_alone_is_answered_as_among_others(pack, world):
+def test_an_episode_alone_is_answered_as_among_others(pack, world):  # I-13
     batch = world.episodes(pack, 4)
     together = world.answer(batch)
     alone = torch.cat([world.answer(batch[i : i + 1]) for i in range(4)])
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-6)
 
 
-def test_two_episodes_share_no_fast_state(pack, world):
+def test_two_episodes_share_no_fast_state(pack, world):  # I-30
     encoding = world.encode(world.episodes(pack))
     support = encoding.support
     before = world.model.adapt(support, 3)[-1]
@@ -155,7 +155,7 @@ def test_two_episodes_share_no_fast_state(pack, world):
 
 
 @pytest.mark.parametrize("second_order", [False, True])
-def test_adapting_leaves_every_weight_and_buffer_as_it_was(pack, world, second_order):
+def test_adapting_leaves_every_weight_and_buffer_as_it_was(pack, world, second_order):  # I-30
     before = {name: tensor.clone() for name, tensor in world.model.state_dict().items()}
     support = world.encode(world.episodes(pack)).support
     path = world.model.adapt(support, 3, second_order=second_order)
@@ -182,7 +182,7 @@ def permuted(batch, order):
 
 
 @pytest.mark.parametrize("label_knowledge, left_out", [(True, True), (False, True), (True, False)])
-def test_renaming_the_classes_renames_the_answer(pack, label_knowledge, left_out):
+def test_renaming_the_classes_renames_the_answer(pack, label_knowledge, left_out):  # I-31
     world = World(pack, inner__label_knowledge=label_knowledge, inner__left_out=left_out)
     support = world.encode(world.episodes(pack)).support
     encoding, order = world.encode(world.episodes(pack)), torch.tensor([2, 0, 1])
@@ -214,7 +214,7 @@ def test_renaming_the_classes_of_drawn_episodes_renames_the_answer(pack, n_views
 
 
 @pytest.mark.parametrize("n_way, n_shot", [(2, 1), (5, 1), (3, 3), (6, 2)])
-def test_a_model_answers_episodes_of_any_way_and_shot(pack, world, n_way, n_shot):
+def test_a_model_answers_episodes_of_any_way_and_shot(pack, world, n_way, n_shot):  # I-33
     config = EpisodeConfig(regime="D", n_way=n_way, n_shot=n_shot, n_query=1)
     said = world.answer(world.episodes(pack, 2, config))
     assert said.shape == (2, n_way, n_way)
@@ -279,7 +279,7 @@ def test_a_clip_that_votes_for_itself_is_learned_from_even_alone(pack):
 # --- the inner loop
 
 
-def test_without_steps_or_with_rates_of_zero_the_fast_weights_stay_where_they_start(pack):
+def test_without_steps_or_with_rates_of_zero_the_fast_weights_stay_where_they_start(pack):  # I-27
     world = World(pack)
     encoding = world.encode(world.episodes(pack))
     start = world.model.adapt(encoding.support, 0)
@@ -295,7 +295,7 @@ def test_without_steps_or_with_rates_of_zero_the_fast_weights_stay_where_they_st
     torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=1e-12)
 
 
-def test_the_inner_loss_falls_by_the_rate_times_the_squared_gradient(pack):
+def test_the_inner_loss_falls_by_the_rate_times_the_squared_gradient(pack):  # I-34
     world = World(pack)
     with_rates(world.model, 1e-5)
     support = world.encode(world.episodes(pack, 3)).support
@@ -359,7 +359,7 @@ def meta_loss(theta, goal, matrix):
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 5])
-def test_steps_on_a_quadratic_follow_its_closed_form(quadratic, n_steps):
+def test_steps_on_a_quadratic_follow_its_closed_form(quadratic, n_steps):  # I-28
     model, start, goal, inner, _ = quadratic()
     last = model.adapt(None, n_steps, differentiable=True)[-1]
     shrink = torch.linalg.matrix_power(torch.eye(inner.shape[-1], dtype=torch.float64) - 0.1 * inner, n_steps)
@@ -368,7 +368,7 @@ def test_steps_on_a_quadratic_follow_its_closed_form(quadratic, n_steps):
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])
-def test_the_meta_gradient_of_a_quadratic_is_that_of_its_closed_form(quadratic, n_steps):
+def test_the_meta_gradient_of_a_quadratic_is_that_of_its_closed_form(quadratic, n_steps):  # I-28
     model, start, goal, inner, outer = quadratic()
     shrink = torch.linalg.matrix_power(torch.eye(inner.shape[-1], dtype=torch.float64) - 0.1 * inner, n_steps)
     other = goal.flip(0) + 1
@@ -461,7 +461,7 @@ def directions(world, n=5):
     return [{n: s / length for n, s in d.items()} for d, length in zip(draw, lengths, strict=True)]
 
 
-def test_the_second_order_meta_gradient_of_the_whole_model_equals_central_differences(pack, world):
+def test_the_second_order_meta_gradient_of_the_whole_model_equals_central_differences(pack, world):  # I-29
     batch = world.episodes(pack)
     gradient = gradient_of(world, outer(world, batch, True))
     for number, direction in enumerate(directions(world)):
@@ -470,7 +470,7 @@ def test_the_second_order_meta_gradient_of_the_whole_model_equals_central_differ
         assert along(world, gradient, direction) == pytest.approx(expected, rel=1e-5), number
 
 
-def test_the_first_order_meta_gradient_is_that_of_steps_along_fixed_slopes(pack, world):
+def test_the_first_order_meta_gradient_is_that_of_steps_along_fixed_slopes(pack, world):  # I-29
     batch, model = world.episodes(pack), world.model
     support, slopes = world.encode(batch).support, []
     for theta in model.adapt(support, 2)[:2]:
@@ -496,14 +496,14 @@ CANNOT_MATTER = {
 }
 
 
-def test_every_weight_gets_a_gradient_in_second_order_except_those_that_cannot_matter(pack, world):
+def test_every_weight_gets_a_gradient_in_second_order_except_those_that_cannot_matter(pack, world):  # I-37
     gradient = gradient_of(world, outer(world, world.episodes(pack, 4), True))
     silent = {name for name, g in gradient.items() if not float(g.abs().max()) > 1e-10}
     assert silent == CANNOT_MATTER
     assert all(bool(torch.isfinite(g).all()) for g in gradient.values())
 
 
-def test_at_the_start_the_recurrent_network_gets_no_gradient_but_its_generators_do(pack):
+def test_at_the_start_the_recurrent_network_gets_no_gradient_but_its_generators_do(pack):  # I-37
     world = World(pack, encoder__level_path=False)
     fresh = build(world.data, world.splits, world.config)
     world.model = fresh
@@ -636,7 +636,7 @@ def test_without_modulation_the_model_is_as_little_linear_as_with_it(pack, kind)
 # --- precision and device
 
 
-def test_the_encoder_in_bfloat16_stays_within_a_twentieth_in_probability(pack):
+def test_the_encoder_in_bfloat16_stays_within_a_twentieth_in_probability(pack):  # I-35
     """Stated tolerance of an untrained model: 0.05 in any probability; bfloat16 has 8 significant bits."""
     world = {name: World(pack, train__precision=name) for name in ("float32", "bfloat16")}
     batch = world["float32"].episodes(pack, 4)
@@ -647,7 +647,7 @@ def test_the_encoder_in_bfloat16_stays_within_a_twentieth_in_probability(pack):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cpu_and_cuda_give_the_same_answer(pack):
+def test_cpu_and_cuda_give_the_same_answer(pack):  # I-35
     world = World(pack, train__precision="float32")
     batch = world.episodes(pack, 4)
     here = world.answer(batch, 3).exp()

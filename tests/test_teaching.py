@@ -189,7 +189,7 @@ def test_the_bias_of_a_one_emotion_task_learns_what_the_formula_says():
         assert row["accuracy"] == 1
 
 
-def test_noise_and_bias_are_right_on_one_emotion_and_guess_on_five():
+def test_noise_and_bias_are_right_on_one_emotion_and_guess_on_five():  # I-9
     paths = leak.accuracy_paths()
     know, noise, bias = leak.FEATURES
     one, five = (paths[kind] for kind in leak.KINDS)
@@ -262,7 +262,7 @@ def test_only_the_learner_of_rates_learns_rates():
     assert [p.requires_grad for p in sines.Learner(rates=True).rates] == [True] * 6
 
 
-def test_a_meta_learned_start_needs_three_steps_where_joint_training_does_not_move(monkeypatch):
+def test_a_meta_learned_start_needs_three_steps_where_joint_training_does_not_move(monkeypatch):  # I-36
     monkeypatch.setitem(sines.N_OUTER, "short", 400)
     learners = {name: sines.train(name, "short") for name in (sines.LEARNERS[0], sines.LEARNERS[2])}
     joint, meta = (path.mean(1) for path in sines.error_paths(learners).values())
@@ -303,7 +303,7 @@ def test_gains_are_paired_on_identical_episodes():
 # --- 24: soft labels
 
 
-def test_a_tie_has_no_hard_label():
+def test_a_tie_has_no_hard_label():  # I-7
     assert soft_labels.hard_labels(np.array([[3, 3, 1], [0, 4, 3], [1, 1, 1], [0, 0, 9]])).tolist() == [-1, 1, -1, 2]
 
 
