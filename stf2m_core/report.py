@@ -14,7 +14,17 @@ from pandas.io.formats.style import Styler
 from stf2m_core import results
 from stf2m_core.config import RunConfig
 from stf2m_core.data.pack import Pack
-from stf2m_core.experiment import EMBEDDED, READINGS, WHOLE, ablation_rows, gain_rows, main_rows, setting_of, table_of
+from stf2m_core.experiment import (
+    EMBEDDED,
+    READINGS,
+    VARIANTS,
+    WHOLE,
+    ablation_rows,
+    gain_rows,
+    main_rows,
+    setting_of,
+    table_of,
+)
 from stf2m_core.results import Record
 from stf2m_core.sweeps import modality_rows, shot_rows
 from stf2m_core.training import Run, write_text
@@ -90,7 +100,8 @@ def main_table(records: Sequence[Record]) -> pd.DataFrame:
 def ablation_table(records: Sequence[Record]) -> pd.DataFrame:
     """Variants by settings, as differences to the full model."""
     what = "Accuracy of the variant minus that of the full model, on identical episodes."
-    return _captioned(ablation_rows(records), [r for r in records if r.variant not in WHOLE], "variant", what)
+    others = [r for r in records if r.variant in VARIANTS and r.variant not in WHOLE]
+    return _captioned(ablation_rows(records), others, "variant", what, digits=3)
 
 
 def reading_table(records: Sequence[Record]) -> pd.DataFrame:

@@ -70,7 +70,7 @@ def test_real_data_are_not_called_synthetic(records):
 def test_a_variant_that_equals_the_full_model_differs_by_nothing(records):
     table = report.ablation_table(records)
     assert table["variant"].tolist() == ["no-views"]
-    assert set(table.iloc[0, 1:]) == {str(Estimate(0.0, 0.0, 0.0, 0.0))}
+    assert set(table.iloc[0, 1:]) == {Estimate(0.0, 0.0, 0.0, 0.0).text(3)}
     assert "nearest-prototype" not in table.attrs["caption"]
     assert table.attrs["caption"].startswith("Accuracy of the variant minus that of the full model")
 
