@@ -104,7 +104,7 @@ def shot_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def sweep_modalities(pack: Pack, out: str | os.PathLike[str], profile: str) -> Sweep:
+def sweep_modalities(pack: Pack, out: str | os.PathLike[str], profile: str, *, alone: bool = True) -> Sweep:
     """All modalities together, each alone in a model trained with all, and each alone in a model that knows no other.
 
     The runs of the first seed are trained if they are missing.
@@ -113,6 +113,7 @@ def sweep_modalities(pack: Pack, out: str | os.PathLike[str], profile: str) -> S
         pack: the data.
         out: the results folder; records are kept in its folder sweeps and not made twice.
         profile: size of the whole.
+        alone: False leaves out the models that know one modality alone, each a training of its own.
     """
     records = []
     for config in _configs(pack, profile):
@@ -121,11 +122,11 @@ def sweep_modalities(pack: Pack, out: str | os.PathLike[str], profile: str) -> S
         for setting in experiment.study_of(pack).test:
             records.append(_kept(pack, out, config, setting, run, _TOGETHER))
             records += [_kept(pack, out, config, setting, run, f"{name}, {_HIDDEN}", (name,)) for name in names]
-        for name in names:
-            alone = config.replace(views__modalities=(name,))
-            own = experiment.train_run(pack, alone, out, variant=f"only-{name}").path
+        for name in names if alone else ():
+            only = config.replace(views__modalities=(name,))
+            own = experiment.train_run(pack, only, out, variant=f"only-{name}").path
             variant = f"{name} {_ALONE}"
-            records += [_kept(pack, out, alone, s, own, variant) for s in experiment.study_of(pack).test]
+            records += [_kept(pack, out, only, s, own, variant) for s in experiment.study_of(pack).test]
     return Sweep(tuple(records), {})
 
 

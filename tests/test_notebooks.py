@@ -29,7 +29,7 @@ PARAMETERS = {
     "07_evaluate": (*PACK, "variant", *RUN),
     "08_ablate": PACK,
     "09_figures_and_tables": PACK,
-    "10_vary_shots_and_modalities": (*PACK, "shots"),
+    "10_vary_shots_and_modalities": (*PACK, "shots", "alone"),
     "11_labels_and_raters": ("source", "results"),
     "12_bring_your_own_data": ("dataset", "source", "results", "profile"),
     "13_from_recordings_to_views": ("clip", "text", "words", "results"),

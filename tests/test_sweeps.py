@@ -73,6 +73,8 @@ def test_modalities_are_together_hidden_and_alone(pack, out, by_modality):
     assert rows[0]["reader"] == "all modalities"
     alone = [r for r in by_modality.records if r.variant == f"{pack.modalities[0]} alone"]
     assert {tuple(r.config["views"]["modalities"]) for r in alone} == {(pack.modalities[0],)}
+    few = sweeps.sweep_modalities(pack, out, "test", alone=False)
+    assert {r.variant for r in few.records} == {kind for kind in kinds if not kind.endswith(" alone")}
     hidden = [r for r in by_modality.records if r.variant.endswith("others hidden")]
     whole = [r for r in by_modality.records if r.variant == "all modalities"]
     assert {r.run_digest for r in hidden} == {r.run_digest for r in whole} != {r.run_digest for r in alone}
