@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pandas as pd
 import pytest
 
 from stf2m_core import open_pack, write_pack
-from stf2m_core.data.media import MediaSettings, extract, kept, read_clip
+from stf2m_core.data.media import MediaSettings, extract, extraction, kept, read_clip
 from stf2m_core.data.media.kept import place_of, read_streams
 from stf2m_core.data.media.worker import work_off
 from stf2m_core.data.ragged import check_views
@@ -268,3 +270,13 @@ def test_a_worker_loads_no_model_and_no_table_and_little_to_read_a_clip(tmp_path
     costly = {"torch", "pandas", "matplotlib", "scipy", "librosa", "numba"} | (set() if reads else {"av", "cv2"})
     assert not costly & set(json.loads(said)), "a worker takes 100 MB; with librosa it would be 300"
     assert not reads or {"av", "cv2"} <= set(json.loads(said))
+
+
+def test_a_worker_that_is_ended_while_it_is_asked_leaves_no_error_behind():
+    """Else the reason why all ended would be lost behind the pipe that broke."""
+    hand = extraction._Hand([], queue.SimpleQueue(), queue.SimpleQueue(), 1.0, threading.Event())
+    hand.worker = subprocess.Popen([sys.executable, "-c", "pass"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    hand.worker.wait()
+    hand.worker.stdin.write(b"a request that was not sent yet")
+    hand.end()
+    assert hand.worker is None

@@ -7,6 +7,7 @@ written aside and moved into place, so a run that was killed goes on where it wa
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -200,7 +201,8 @@ class _Hand(threading.Thread):
                 self.worker.kill()
                 self.worker.wait()
                 for pipe in (self.worker.stdin, self.worker.stdout):
-                    pipe.close()
+                    with contextlib.suppress(BrokenPipeError):  # what the dead worker was still to be asked
+                        pipe.close()
                 self.worker = None
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
