@@ -43,6 +43,8 @@ METRICS = {
     "entropy_correlation": "correlation of entropies with the raters'", "tied_share": "share of clips with tied votes",
 }  # fmt: skip
 """Metrics of a record, in words."""
+_WORK = {"encode a clip, M": "encode", "read the support, M": "start", "one inner step, M": "step",
+         "answer all queries, M": "answer"}  # fmt: skip
 
 
 def shown(frame: pd.DataFrame) -> Styler:
@@ -125,10 +127,6 @@ def cost_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     })  # fmt: skip
     table.attrs["caption"] = "Learned numbers, numbers that adapt, millions of multiply-adds in matrix products."
     return table
-
-
-_WORK = {"encode a clip, M": "encode", "read the support, M": "start", "one inner step, M": "step",
-         "answer all queries, M": "answer"}  # fmt: skip
 
 
 def gain_table(records: Sequence[Record]) -> pd.DataFrame:

@@ -43,9 +43,7 @@ class Sweep:
     refused: dict[str, str]
 
 
-def sweep_shots(
-    pack: Pack, out: str | os.PathLike[str], profile: str, shots: Sequence[int] = SHOTS
-) -> Sweep:  # fmt: skip
+def sweep_shots(pack: Pack, out: str | os.PathLike[str], profile: str, shots: Sequence[int] = SHOTS) -> Sweep:
     """The whole model and the controls with ever more shots, in each regime of the study, on all folds of the design.
 
     The runs of the first seed are trained if they are missing. A setting that one fold cannot give is left out.

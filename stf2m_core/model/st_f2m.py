@@ -308,12 +308,12 @@ class STF2M(nn.Module):
         anchor = self.anchor[support.classes][:, None]
         same = (support.person[:, :, None] == support.person[:, None]).to(share.dtype)
         people = torch.einsum("est,etw->esw", same, share[..., 0])[..., None]
-        one, others = torch.ones_like(worth), torch.exp(-self.log_worth[1]) + torch.exp(-self.log_worth_shift)
-        factor = torch.where(own | ~known, one, (1 + others) / (1 + people * others))
+        others = (known & ~own) * (torch.exp(-self.log_worth[1]) + torch.exp(-self.log_worth_shift))
+        factor = (1 + others) / (1 + people * others)
         each = factor * share
         count, total = each.sum(1, keepdim=True), torch.einsum("eswd,esd->ewd", each, embedding)[:, None]
         if left_out:
-            less = torch.where(own | ~known, one, (1 + others) / (1 + (people - share).clamp(min=0) * others))
+            less = (1 + others) / (1 + (people - share).clamp(min=0) * others)
             of_person = torch.einsum("est,etw,etd->eswd", same, share[..., 0], embedding)
             count = (count - less * share + (less - factor) * people).clamp(min=0)
             total = total - less * share * embedding[:, :, None] + (less - factor) * of_person
