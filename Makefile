@@ -9,6 +9,7 @@ PROFILE ?= smoke
 RESULTS ?= results
 JOBS ?= $(shell nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 TESTS ?= tests
+SMOKE ?=
 PIP_OPTIONS ?= -qq --disable-pip-version-check
 
 RUN := .venv/bin/python
@@ -24,6 +25,7 @@ help:
 	@echo '                   DRY=1         only tell what would run, and why'
 	@echo '                   RESULTS=dir   another place for the results; now: $(RESULTS)'
 	@echo 'make test        runs all tests; with STF2M_DATA=folder also those that need real data. TESTS=path runs some.'
+	@echo '                   SMOKE=1       runs the main job and every notebook in the smoke profile as well (minutes)'
 	@echo 'make lab         opens the notebooks in JupyterLab.'
 	@echo 'make bench       measures speed and memory.'
 	@echo 'make help        this text.'
@@ -43,7 +45,7 @@ reproduce: $(WHOLE)
 	  $(if $(strip $(DATA)),--data '$(DATA)') $(if $(strip $(DRY)),--dry-run)
 
 test: $(WHOLE)
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n '$(JOBS)' --dist loadfile --durations=10 -q $(TESTS)
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(RUN) -m pytest -n '$(JOBS)' --dist loadfile --durations=10 -q $(if $(strip $(SMOKE)),--smoke) $(TESTS)
 
 lab: $(WHOLE)
 	@$(RUN) -m jupyterlab --LabApp.news_url=None --notebook-dir=notebooks

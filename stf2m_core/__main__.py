@@ -84,7 +84,7 @@ def _predict(options: argparse.Namespace) -> str:
 
     from stf2m_core import figures
     from stf2m_core.data.media.glance import glance
-    from stf2m_core.predict import PredictionSettings, predict
+    from stf2m_core.predicting import PredictionSettings, predict
 
     chosen = {"window_s": options.window, "hop_s": options.hop}
     settings = PredictionSettings(**{name: value for name, value in chosen.items() if value is not None})

@@ -77,40 +77,45 @@ def answer(
     batch = batch.to(data.device)
     starts = range(0, len(batch), chunk)
     parts = [_answer(model, data, batch[i : i + chunk], seed, n_steps, keep, whole_path) for i in starts]
-    path = torch.cat([p.path for p in parts], 1) if whole_path else None
-    return Answers(*(torch.cat([getattr(p, n) for p in parts]) for n in READINGS), path)
+    path, plain = (torch.cat(pieces, 1) for pieces in zip(*parts, strict=True))
+    alone = _unsupported(model, data, batch, keep, chunk * batch.query.shape[1])
+    return Answers(path[-1], path[0], plain[0], alone, path if whole_path else None)
 
 
 @torch.no_grad()
 def _answer(
     model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int, n_steps: int, keep: Tensor | None, whole: bool
-) -> Answers:
+) -> tuple[Tensor, Tensor]:
+    """(step, episode, query, way) log-probabilities at every inner step or its ends; (1, ...) of prototypes alone."""
     # where no inner step will follow, no view of the support is needed
     stays = n_steps == 0 or (model.config.inner.left_out and batch.n_shot == 1 and not data.has_votes)
     episode = encode_episodes(model, data, batch, seed=seed, stream="evaluation", keep=keep,
                               n_orders=model.config.meta_rnn.n_orders, n_views=0 if stays else None)  # fmt: skip
     path = model.adapt(episode.support, n_steps)
-    steps = path if whole else [path[0], path[-1]]
-    said = [model.predict(episode.query, theta, episode.support).log_probability for theta in steps]
-    plain = model.adapt(episode.support, 0, conditioned=False)[0]
-    prototype = model.predict(episode.query, plain, episode.support).log_probability
-    return Answers(said[-1], said[0], prototype, _unsupported(model, data, batch, episode.query, keep),
-                   torch.stack(said) if whole else None)  # fmt: skip
+    plain = model.adapt(episode.support, 0, conditioned=False)
+    said = [[model.predict(episode.query, theta, episode.support).log_probability for theta in some]
+            for some in (path if whole else (path[0], path[-1]), plain)]  # fmt: skip
+    return torch.stack(said[0]), torch.stack(said[1])
 
 
-def _unsupported(model: STF2M, data: ResidentViews, batch: EpisodeBatch, query: Encoded, keep: Tensor | None) -> Tensor:
-    n_episodes = len(batch)
-    even = model.anchor.new_full((*batch.query.shape, batch.n_way), -math.log(batch.n_way))
+@torch.no_grad()
+def _unsupported(model: STF2M, data: ResidentViews, batch: EpisodeBatch, keep: Tensor | None, chunk: int) -> Tensor:
+    """(episode, query, way) log-probabilities; a clip is recalled once, whatever the number of episodes that ask it."""
     known = model.known[batch.classes].all(1)
+    even = model.anchor.new_full((*batch.query.shape, batch.n_way), -math.log(batch.n_way))
     if not bool(known.any()):
         return even
-    if data.config.normalise == "support":
-        rows = batch.query.flatten()
-        hidden = None if keep is None else keep.expand(len(rows), -1)
-        query = encode_clips(model, data, rows, plain_statistics(model, data), hidden)
-    said = model.recall(model.fuzzify(query, model.unmodulated(1)))[0].unflatten(0, (n_episodes, -1))
+    clips, place = batch.query.unique(return_inverse=True)
+    said = torch.cat([_recalled(model, data, rows, keep) for rows in clips.split(chunk)])[place]
     inside = said.gather(2, batch.classes[:, None].expand(-1, said.shape[1], -1))
     return torch.where(known[:, None, None], torch.log_softmax(inside / model.softening[0], -1), even)
+
+
+def _recalled(model: STF2M, data: ResidentViews, rows: Tensor, keep: Tensor | None) -> Tensor:
+    """(clip, label) what is known of all emotions says of clips."""
+    hidden = None if keep is None else keep.expand(len(rows), -1)
+    query = encode_clips(model, data, rows, plain_statistics(model, data), hidden)
+    return model.recall(model.fuzzify(query, model.unmodulated(1)))[0]
 
 
 def score(model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int) -> Validation:

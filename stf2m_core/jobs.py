@@ -53,6 +53,8 @@ class Job:
     outputs: tuple[str, ...] = ()
     """What the notebook must have made, relative to the results; a folder with a pack.json is a pack. A job that names
     outputs passes nothing else on: when they come out the same, what needs the job stays up to date."""
+    early: bool = False
+    """Whether it goes before others that could start as well, since it is long or others wait for it."""
     gpu: int = 0
     """GPUs used, where there are any: 0 or 1."""
     threads: int = 1

@@ -145,9 +145,11 @@ def _plan_dataset(dataset: Dataset, profile: str, results: Path, notebooks: Path
     jobs: list[Job] = []
     folders = {"pack": str(results / "packs" / name), "results": str(results)}
 
-    def add(step: str, needs: Sequence[str], *, suffix: str = "", gpu: int = 0, **parameters: Any) -> str:
+    def add(
+        step: str, needs: Sequence[str], *, suffix: str = "", gpu: int = 0, early: bool = False, **parameters: Any
+    ) -> str:
         id = f"{name}/{step}{suffix}"
-        jobs.append(_job(step, notebooks, folders | parameters, id=id, needs=tuple(needs), gpu=gpu))
+        jobs.append(_job(step, notebooks, folders | parameters, id=id, needs=tuple(needs), gpu=gpu, early=early))
         return id
 
     prepared = f"{name}/01_prepare_data"
@@ -160,7 +162,7 @@ def _plan_dataset(dataset: Dataset, profile: str, results: Path, notebooks: Path
     for variant, fold, seed in _runs(design):
         run = {"profile": profile, "variant": variant, "fold": fold, "seed": seed}
         suffix = f"-{variant}-fold{fold}-seed{seed}"
-        trained[variant, fold, seed] = add("06_meta_train", [prepared], suffix=suffix, gpu=1, **run)
+        trained[variant, fold, seed] = add("06_meta_train", [prepared], suffix=suffix, gpu=1, early=True, **run)
         evaluated.append(add("07_evaluate", [trained[variant, fold, seed]], suffix=suffix, gpu=1, **run))
     shown = {"fold": design.folds[0], "seed": design.seeds[0]}
     for step in ("04_watch_the_rules_fire", "05_adapt_to_one_episode", "14_read_one_clip"):
@@ -169,7 +171,7 @@ def _plan_dataset(dataset: Dataset, profile: str, results: Path, notebooks: Path
     add("09_figures_and_tables", [ablated], profile=profile)
     shown = [trained.get((variant, design.folds[0], design.seeds[0])) for variant in _CONTRASTED]
     if name == EMBEDDED and profile == "smoke" and all(shown):  # the larger packs are not pure, and have no reference
-        add("17_ablate_on_synthetic_truth", shown, gpu=1, profile=profile, episodes=_CONTRASTS)
+        add("17_ablate_on_synthetic_truth", shown, gpu=1, early=True, profile=profile, episodes=_CONTRASTS)
     return jobs
 
 

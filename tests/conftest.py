@@ -12,15 +12,21 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked realdata, with the reason, unless STF2M_DATA names a folder."""
-    folder = os.environ.get("STF2M_DATA", "")
-    if folder and Path(folder).is_dir():
-        return
-    reason = f"STF2M_DATA is {folder!r}, no folder" if folder else "needs real data: set STF2M_DATA to its folder"
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--smoke", action="store_true", help="also run every notebook in the smoke profile (minutes)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip, with the reason, tests marked realdata unless STF2M_DATA names a folder, and smoke without --smoke."""
+    folder, skipped = os.environ.get("STF2M_DATA", ""), {}
+    if not (folder and Path(folder).is_dir()):
+        needs = "needs real data: set STF2M_DATA to its folder"
+        skipped["realdata"] = f"STF2M_DATA is {folder!r}, no folder" if folder else needs
+    if not config.getoption("--smoke"):
+        skipped["smoke"] = "takes minutes: make test SMOKE=1 runs it"
     for item in items:
-        if "realdata" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason=reason))
+        for marker in skipped.keys() & item.keywords.keys():
+            item.add_marker(pytest.mark.skip(reason=skipped[marker]))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from stf2m_core import evaluation
 from stf2m_core.config import EpisodeConfig, RunConfig
 from stf2m_core.data.pack import open_pack, write_pack
 from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
@@ -286,6 +287,23 @@ def test_without_support_known_emotions_are_recalled_whatever_the_support_holds(
         inside = recalled[batch.classes[e]] ** 0.5  # softened by 2, as other people's clips are
         torch.testing.assert_close(said.no_support[e, q].exp(), inside / inside.sum(), rtol=0, atol=1e-5)
     assert float(said.no_support.std()) > 1e-2
+
+
+def test_without_support_a_clip_is_encoded_once_whatever_the_number_of_episodes_that_ask_it(pack, monkeypatch):
+    world, seen = World(pack), []
+
+    def watched(model, data, rows, statistics, keep):
+        seen.append(rows)
+        return encode_clips(model, data, rows, statistics, keep)
+
+    monkeypatch.setattr(evaluation, "encode_clips", watched)
+    batch = world.episodes(D_EPISODE, 40)
+    said = answer(world.model, world.data, batch, chunk=3).no_support
+    rows = torch.cat(seen)
+    assert len(rows) == len(rows.unique()) == len(batch.query.unique()) < batch.query.numel()
+    assert max(map(len, seen)) == 3 * 6
+    alone = answer(world.model, world.data, batch[17:18]).no_support
+    torch.testing.assert_close(said[17:18], alone, rtol=0, atol=1e-5)
 
 
 def test_without_support_new_emotions_are_guessed_and_one_makes_its_episode_new(pack):

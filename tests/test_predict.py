@@ -21,7 +21,7 @@ from stf2m_core.data.media.glance import glance
 from stf2m_core.data.media.sample import drawn_face
 from stf2m_core.episodes import EpisodeSampler, split_subjects
 from stf2m_core.errors import ConfigError, EpisodeError, ManifestError, MediaError, RunError
-from stf2m_core.predict import PredictionSettings, adapt, read, why_not
+from stf2m_core.predicting import PredictionSettings, adapt, read, why_not
 from stf2m_core.support_list import from_episode
 
 for _name in ("av", "cv2", "librosa"):

@@ -4,11 +4,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import test_smoke
 import yaml
+
+import stf2m_core
+from stf2m_core import predicting
+from stf2m_core.reproduce import Dataset, plan
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = (
@@ -144,8 +150,24 @@ def test_make_help_names_each_command_and_needs_nothing(project, tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
-def test_the_ci_script_runs_both_commands():
+def test_the_ci_script_runs_the_tests_and_with_them_every_notebook_in_the_smoke_profile():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    assert "make test\n" in script
-    assert "make reproduce PROFILE=smoke" in script
+    assert "\nmake test SMOKE=1\n" in script
+    assert test_smoke.pytestmark.name == "smoke"
+    apart = {Path(job.notebook).stem for job in plan([Dataset(name="synemo")], "smoke")} ^ set(test_smoke.BOOKS)
+    assert apart == set(test_smoke.APART)
+
+
+def test_what_orders_the_notebooks_does_not_wait_for_the_libraries_of_the_model():
+    code = "import sys, stf2m_core.jobs; print(sorted({'torch', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told == "[]\n"
+
+
+def test_the_package_offers_every_verb_it_names_and_nothing_else():
+    assert {name: getattr(stf2m_core, name) for name in stf2m_core.__all__}.keys() <= set(dir(stf2m_core))
+    assert stf2m_core.predict is predicting.predict
+    assert stf2m_core.experiment.train is stf2m_core.train
+    with pytest.raises(AttributeError, match="module 'stf2m_core' has no attribute 'nonsense'"):
+        _ = stf2m_core.nonsense

@@ -35,6 +35,7 @@ from stf2m_core.training import (
     naming_loss,
     phase_of,
     read_history,
+    resolve_device,
     step_weights,
     train,
 )
@@ -656,6 +657,12 @@ def test_a_damaged_summary_is_refused_in_one_sentence(finished, pack, tmp_path, 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a CUDA device")
+def test_convolutions_keep_all_digits_of_float32_on_every_device():
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # as PyTorch starts
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+
+
 def test_a_device_that_is_not_there_is_refused(pack, tmp_path):
     with pytest.raises(RunError, match="device = 'cuda' is not available; expected auto or cpu .in train.device"):
         train(pack, settings(train__device="cuda"), tmp_path, validate=score, progress_bar=False)

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -190,6 +190,12 @@ def test_a_killed_workflow_leaves_nobody_behind_and_goes_on_where_it_was(world):
     assert time.monotonic() - killed < 90  # and not the 120 seconds of the notebook that was left behind
     assert not _is_alive(int((world.results / "b.begun").read_text(encoding="utf-8")))
     assert list(world.results.rglob("*.part*")) == []
+
+
+def test_a_job_that_goes_early_starts_before_others_that_could(world):
+    jobs = [replace(job, needs=(), outputs=(), early=job.id == "x/a") for job in world.jobs()]
+    assert execute(jobs, world.results, cores=1, package="p") == 0
+    assert (world.results / "runs.log").read_text(encoding="utf-8").split()[0] == "a"
 
 
 def test_a_dry_run_tells_the_reasons_and_runs_nothing(world, capfd):

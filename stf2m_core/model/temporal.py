@@ -50,32 +50,28 @@ class TemporalConvolution(nn.Module):
 
     def __init__(self, width: int, kernel: int, dilation: int, causal: bool = False):
         super().__init__()
-        self.offsets = [dilation * (i - (kernel - 1 if causal else kernel // 2)) for i in range(kernel)]
+        self.kernel, self.dilation = kernel, dilation
+        self.before = dilation * (kernel - 1 if causal else kernel // 2)  # frames from the first tap to a frame
         self.mix = nn.Linear(kernel * width, 2 * width, bias=False)
         self.bias = nn.Parameter(torch.zeros(2 * width))
 
     def forward(self, state: Tensor, mask: Tensor) -> Tensor:
         """(clip, time, node, channel), zero where masked, and the mask (clip, time, node); masked places stay zero."""
         weight = mask.to(state.dtype)
-        taps = torch.cat([_shifted(state, o) for o in self.offsets], -1)
-        seen = sum(_shifted(weight, o) for o in self.offsets)
-        renormaliser = len(self.offsets) / seen.clamp(min=1)
-        content, gate = (self.mix(taps) * renormaliser[..., None] + self.bias).chunk(2, -1)
+        taps = self.mix.weight.unflatten(1, (self.kernel, -1)).permute(0, 2, 1).contiguous()
+        seen = self._along_time(weight[..., None], weight.new_ones(1, 1, self.kernel)).clamp(min=1)
+        mixed = torch.addcmul(self.bias, self._along_time(state, taps), self.kernel / seen)
+        content, gate = mixed.chunk(2, -1)
         return (content + state) * gate.sigmoid() * weight[..., None]
 
+    def _along_time(self, state: Tensor, taps: Tensor) -> Tensor:
+        """Taps (to, from, tap) on (clip, time, node, from): (clip, time, node, to), zeros outside the clip.
 
-def _shifted(tensor: Tensor, offset: int) -> Tensor:
-    """`tensor` read `offset` frames later along axis 1, zero outside."""
-    if offset == 0:
-        return tensor
-    size = tensor.shape[1]
-    result = torch.zeros_like(tensor)
-    if abs(offset) < size:
-        if offset > 0:
-            result[:, : size - offset] = tensor[:, offset:]
-        else:
-            result[:, -offset:] = tensor[:, : size + offset]
-    return result
+        Node by node, with channels as the last axis as they lie in memory: no tap is copied.
+        """
+        images = state.permute(0, 3, 1, 2)
+        mixed = nn.functional.conv2d(images, taps[..., None], padding=(self.before, 0), dilation=(self.dilation, 1))
+        return mixed[:, :, : state.shape[1]].permute(0, 2, 3, 1)
 
 
 def slot_centers(duration: Tensor, slot_s: float, max_slots: int) -> tuple[Tensor, Tensor, Tensor]:
