@@ -78,7 +78,6 @@ class ViewConfig(_Settings):
     """Weight of the meta-train statistics, in clips; None: as the clips of meta-train say, per node and channel."""
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitConfig(_Settings):
     """Meta-splits: disjoint by subject and group and, in Regime C, by label."""
@@ -365,7 +364,6 @@ class TrainConfig(_Settings):
     """Of the encoder; everything fuzzy stays float32 (float64 under float64)."""
     threads: int = at_least(1, 1)
     """CPU threads of one run; changing it changes the order of sums."""
-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,6 @@ from stf2m_core.data.pack import Pack
 from stf2m_core.encoding import encode_clips, encode_episodes, plain_statistics
 from stf2m_core.episodes import EpisodeSampler, Splits, split_subjects
 from stf2m_core.errors import RunError
-from stf2m_core.model.encoder import Encoded
 from stf2m_core.model.st_f2m import STF2M, episode_targets
 from stf2m_core.results import Record, episode_digest, leak_audit, provenance
 from stf2m_core.shapes import EpisodeBatch

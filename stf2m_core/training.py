@@ -49,7 +49,6 @@ KNOWING = 24
 FAILED = "failed_episodes.json"
 
 
-
 class Validation(NamedTuple):
     """What meta-validation says of one setting: NLL at the best temperature, and accuracy, after adaptation."""
 
@@ -417,8 +416,9 @@ class Trainer:
             generator,
         )  # fmt: skip
         stream = f"train/{self.kind(step)}"
-        return encode_episodes(self.model, self.data, batch, seed=train.seed, stream=stream, disturbance=disturbance,
-                               n_views=n_views)
+        return encode_episodes(
+            self.model, self.data, batch, seed=train.seed, stream=stream, disturbance=disturbance, n_views=n_views
+        )
 
     @torch.no_grad()
     def place(self) -> None:

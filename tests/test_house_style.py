@@ -24,7 +24,7 @@ ROWS = [
         "experiment",
         "inspection",
         "figures",
-        "predict",
+        "predicting",
         "factor_table",
     ),
     ("lessons",),
