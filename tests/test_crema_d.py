@@ -125,6 +125,8 @@ def test_recordings_get_the_votes_as_soft_labels_and_what_has_no_partner_is_name
         "1076_MTI_SAD_XX": "its sound is missing",
         "1002_IEO_HAP_HI": "its recording is missing",
     }
+    late = crema_d.read(source, load_manifest("crema_d"), work=tmp_path / "late", n_workers=1, time_limit_s=1e-6)
+    assert late.left_out["1001_DFA_ANG_XX"] == "it took longer than 1e-06 s and was given up"
 
 
 @pytest.mark.realdata

@@ -85,6 +85,8 @@ def test_sentence_wavs_are_read_and_missing_ones_named(source, tmp_path):
     assert reading.media["modalities"] == ("audio", "prosody", "text")
     assert reading.clips["duration_s"].tolist() == pytest.approx([0.3, 0.3], abs=0.01)
     assert reading.left_out == {"Ses01F_impro01_M000": "its wav is missing"}
+    late = read(source, MANIFEST, work=tmp_path / "l", modalities=("audio",), n_workers=1, time_limit_s=1e-6)
+    assert late.left_out["Ses01F_impro01_F000"] == "it took longer than 1e-06 s and was given up"
 
 
 def test_an_emotion_that_iemocap_does_not_have_is_refused(source):

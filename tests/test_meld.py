@@ -98,6 +98,8 @@ def test_clips_and_rows_are_matched_and_the_known_bad_ones_left_out(tmp_path):
         "dev_dia66_utt9": "it has no row in the table",
         "dev_dia110_utt7": "its recording is missing in the archive",
     }
+    late = read(tmp_path, MANIFEST, work=tmp_path / "l", media=True, modalities=("audio",), time_limit_s=1e-6)
+    assert late.left_out["dev_dia0_utt0"] == "it took longer than 1e-06 s and was given up"
 
 
 @pytest.mark.realdata

@@ -43,6 +43,12 @@ def test_a_file_name_tells_the_label_and_everything_else(tmp_path):
     }  # fmt: skip
 
 
+def test_how_long_a_take_may_take_can_be_told(tmp_path):
+    voice(tmp_path / "Actor_02" / "03-01-06-02-01-02-02.wav")
+    reading = clips_of(tmp_path, tmp_path / "work", time_limit_s=1e-6)
+    assert reading.left_out == {"01-06-02-01-02-02": "it took longer than 1e-06 s and was given up"}
+
+
 @pytest.mark.parametrize(("emotion", "label"), list(enumerate(MANIFEST.labels, 1)))
 def test_the_numbers_of_the_emotions_are_in_the_order_of_the_labels(emotion, label, tmp_path):
     published = {1: "neutral", 2: "calm", 3: "happy", 4: "sad", 5: "angry", 6: "fearful", 7: "disgust", 8: "surprised"}

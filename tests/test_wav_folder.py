@@ -41,6 +41,11 @@ def test_emo_db(tree, tmp_path):
     assert reading.media["modalities"] == ("audio",)
 
 
+def test_how_long_a_file_may_take_can_be_told(tree, tmp_path):
+    reading = read_as("emo_db", tree("wav/03a01Fa.wav"), tmp_path, time_limit_s=1e-6)
+    assert reading.left_out == {"03a01Fa": "it took longer than 1e-06 s and was given up"}
+
+
 def test_savee_has_the_speaker_in_the_folder_or_in_the_name(tree, tmp_path):
     reading = read_as("savee", tree("DC/a01.wav", "DC/sa01.wav", "JE/a01.wav", "all/KL_su15.wav"), tmp_path)
     assert facts(reading) == [

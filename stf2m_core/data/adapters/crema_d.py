@@ -22,6 +22,7 @@ _VIDEO = (".flv", ".mp4")
 def read(
     source: Path, manifest: Manifest, *, work: Path, condition: str = "audiovisual", label: str = "plurality",
     video: bool = False, modalities: Sequence[str] | None = None, n_workers: int | None = None, face_model: str = "",
+    time_limit_s: float = 600.0,
 ) -> Reading:  # fmt: skip
     """The clips of which there are both a recording and votes.
 
@@ -34,6 +35,7 @@ def read(
         video: read the videos, with their sound, and not the wav files.
         modalities: of the front end; None: audio and prosody, with `video` also visual.
         n_workers: processes of the front end.
+        time_limit_s: seconds after which a recording is given up.
         face_model: TOML file that describes a network of your own for faces, as
             `media.model_file.ModelFile`; needs `video`.
 
@@ -52,4 +54,5 @@ def read(
     clips = clips[~clips.index.isin(list(left_out))].reset_index(drop=True)
     files = pd.DataFrame({"clip_id": clips["clip_id"], "path": [str(found.paths[name]) for name in clips["clip_id"]]})
     wanted = modalities or (("visual", "audio", "prosody") if video else ("audio", "prosody"))
-    return read_recordings(clips, files, work, wanted, left_out=left_out, n_workers=n_workers, face_model=face_model)
+    return read_recordings(clips, files, work, wanted, left_out=left_out, n_workers=n_workers, face_model=face_model,
+                           time_limit_s=time_limit_s)  # fmt: skip

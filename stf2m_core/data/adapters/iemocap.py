@@ -50,6 +50,7 @@ class Turn:
 def read(
     source: Path, manifest: Manifest, *, work: Path, labels: Sequence[str] = LABELS, audio: bool = True,
     modalities: Sequence[str] = ("audio", "prosody", "text"), n_workers: int | None = None, sentence_model: str = "",
+    time_limit_s: float = 600.0,
 ) -> Reading:  # fmt: skip
     """The utterances of all sessions that are there.
 
@@ -64,6 +65,7 @@ def read(
         audio: read the sentence wavs; without them text is the only modality.
         modalities: of the front end, with `audio`.
         n_workers: processes of the front end.
+        time_limit_s: seconds after which a recording is given up.
         sentence_model: folder of a model of your own for the package sentence-transformers; needs
             `audio`.
 
@@ -91,7 +93,7 @@ def read(
         table = clips[["clip_id", "text"]].assign(path=[str(sentences[name]) for name in clips["clip_id"]])
         return read_recordings(
             clips, table, work, modalities, left_out=left_out, n_workers=n_workers, labels=tuple(labels),
-            sentence_model=sentence_model,
+            sentence_model=sentence_model, time_limit_s=time_limit_s,
         )  # fmt: skip
     silent = clips["text"].str.strip() == ""
     left_out |= dict.fromkeys(clips["clip_id"][silent], "it has no transcript")

@@ -26,7 +26,7 @@ _TIME = r"^\s*(\d+):(\d+):(\d+)[,.](\d+)\s*$"
 def read(
     source: Path, manifest: Manifest, *, work: Path, split: str | None = None, media: bool = False,
     modalities: Sequence[str] = ("visual", "audio", "prosody", "text"), n_workers: int | None = None,
-    face_model: str = "", sentence_model: str = "",
+    face_model: str = "", sentence_model: str = "", time_limit_s: float = 600.0,
 ) -> Reading:  # fmt: skip
     """The utterances of the splits whose CSV is in the folder.
 
@@ -38,6 +38,7 @@ def read(
         media: read the clips in the folder too; without them text is the only modality.
         modalities: of the front end, with `media`.
         n_workers: processes of the front end.
+        time_limit_s: seconds after which a recording is given up.
         face_model: TOML file that describes a network of your own for faces, as
             `media.model_file.ModelFile`; needs `media`.
         sentence_model: folder of a model of your own for the package sentence-transformers; needs
@@ -64,7 +65,8 @@ def read(
     if media:
         clips, files = _with_media(source, clips, names, left_out)
         return read_recordings(clips, files, work, modalities, left_out=left_out, remarks=remarks,
-                               n_workers=n_workers, face_model=face_model, sentence_model=sentence_model)  # fmt: skip
+                               n_workers=n_workers, face_model=face_model, sentence_model=sentence_model,
+                               time_limit_s=time_limit_s)  # fmt: skip
     silent = clips["text"].str.strip() == ""
     left_out |= dict.fromkeys(clips["clip_id"][silent], "it has no text")
     clips = clips[~silent].reset_index(drop=True)

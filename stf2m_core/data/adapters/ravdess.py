@@ -30,6 +30,7 @@ _BOTH, _VIDEO, _VOICE = "01", "02", "03"
 def read(
     source: Path, manifest: Manifest, *, work: Path, channel: str = "speech", modalities: Sequence[str] | None = None,
     actors: Sequence[str] = (), n_workers: int | None = None, face_model: str = "",
+    time_limit_s: float = 600.0,
 ) -> Reading:  # fmt: skip
     """The takes in a folder and its subfolders.
 
@@ -41,6 +42,7 @@ def read(
         modalities: of the front end; None: audio and prosody, and visual where there is video.
         actors: "01" to "24", to read these alone; () reads all that are there.
         n_workers: processes of the front end.
+        time_limit_s: seconds after which a recording is given up.
         face_model: TOML file that describes a network of your own for faces; see `media.model_file.ModelFile`.
 
     Raises:
@@ -64,7 +66,7 @@ def read(
     clips = _clips(takes, manifest)
     files = takes[["clip_id", "path", "audio_path"]].assign(text=clips["text"])
     return read_recordings(clips, files, work, modalities, left_out=left_out, remarks=remarks, n_workers=n_workers,
-                           face_model=face_model)  # fmt: skip
+                           face_model=face_model, time_limit_s=time_limit_s)  # fmt: skip
 
 
 def _of_actors(files: pd.DataFrame, actors: Sequence[str], source: Path) -> pd.DataFrame:

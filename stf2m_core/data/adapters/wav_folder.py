@@ -64,7 +64,7 @@ RULES: Mapping[str, NameRule] = MappingProxyType(
 
 def read(
     source: Path, manifest: Manifest, *, work: Path, modalities: Sequence[str] = ("audio", "prosody"),
-    n_workers: int | None = None,
+    n_workers: int | None = None, time_limit_s: float = 600.0,
 ) -> Reading:  # fmt: skip
     """The wav files in a folder and its subfolders; which rule they follow is told by the manifest's name.
 
@@ -74,6 +74,7 @@ def read(
         work: where the front end keeps what it made.
         modalities: of the front end.
         n_workers: processes of the front end.
+        time_limit_s: seconds after which a recording is given up.
 
     Raises:
         ManifestError: if no rule has the manifest's name.
@@ -90,7 +91,8 @@ def read(
     parts = parts.dropna(subset="emotion").replace({"subject": {"OA": "OAF"}}).reset_index(drop=True)
     clips = _clips(parts, rule, manifest)
     files = pd.DataFrame({"clip_id": clips["clip_id"], "path": parts["path"]})
-    return read_recordings(clips, files, work, modalities, left_out=left_out, n_workers=n_workers)
+    return read_recordings(clips, files, work, modalities, left_out=left_out, n_workers=n_workers,
+                           time_limit_s=time_limit_s)  # fmt: skip
 
 
 def _strangers(paths: Mapping[str, Path], parts: pd.DataFrame, manifest: Manifest) -> dict[str, str]:
