@@ -422,9 +422,9 @@ def test_an_emotion_whose_band_is_too_thin_for_its_name_is_known_by_the_colour_b
     certain = dataclasses.replace(said, probability=np.array([0.0, 1.0]))
     (whole,) = (axis for axis in figures.prediction(certain).axes if "whole clip" in axis.get_title("left"))
     bars = [patch for patch in whole.patches if patch.get_height() > 0.1]
-    keys = {tuple(bar.get_facecolor()) for bar in bars if bar.get_width() < 0}
+    keys = {tuple(bar.get_facecolor()) for bar in bars if bar.get_x() < 0}
     assert len(keys) == 2, "one colour each, also of the emotion without a bar"
-    assert keys == {tuple(bar.get_facecolor()) for bar in bars if bar.get_width() >= 0}
+    assert keys == {tuple(bar.get_facecolor()) for bar in bars if bar.get_x() >= 0}
 
 
 def test_the_command_writes_three_files_and_says_it_in_words(run, pack, support, clip, tmp_path, capsys):

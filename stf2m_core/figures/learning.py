@@ -75,12 +75,15 @@ def _training_loss(axis: Axes, train: Sequence[Mapping[str, Any]], validated: Se
         own = [line for line in train if str(line.get("setting") or "") == kind]
         for phase in dict.fromkeys(line.get("phase") == "start" for line in own):
             lines = [line for line in own if (line.get("phase") == "start") == phase]
+            label = short(kind, 34) if kind not in validated and not phase else None  # the others are named below
             step, loss = (np.array([line[name] for line in lines], np.float64) for name in ("step", "loss"))
             reach = max(len(train) // 40 // len(kinds), 1)
             smooth = [np.median(loss[max(0, i - reach) : i + reach + 1]) for i in range(len(loss))]
             axis.plot(step, loss, color=color, alpha=0.3, linewidth=0.8, marker="o" if len(loss) == 1 else None)
-            axis.plot(step, smooth, color=color)
-    axis.set_ylabel("training loss")
+            axis.plot(step, smooth, color=color, label=label)
+    axis.set_ylabel("training loss\n(nat)")
+    if set(kinds) - {*validated, ""}:
+        axis.legend(loc="upper right")
     axis.grid(axis="y")
     phases = [str(line.get("phase") or "") for line in train]
     starts = [i for i in range(len(phases)) if i == 0 or phases[i] != phases[i - 1]]
@@ -149,7 +152,9 @@ def adaptation(accuracy: Any, nll: Any) -> Figure:
 
 @drawn
 def task_weights(gamma: Any, beta: Any) -> Figure:
-    """What the meta-RNN does to the joint block in several episodes: FiLM scale and shift per channel.
+    """What the meta-RNN does to the joint block in several episodes: FiLM scale and shift per channel, less their mean.
+
+    What all episodes have in common is a constant of the encoder and would hide what tells them apart.
 
     Args:
         gamma: (episode, channel) change of scale; 0 leaves a channel as it is.
@@ -166,7 +171,8 @@ def task_weights(gamma: Any, beta: Any) -> Figure:
     some("channels", gamma.T)
     height = float(np.clip(0.2 * len(gamma), 0.6, 4))
     figure = sheet(8, height + 1.5)
-    for axis, values, name in zip(figure.subplots(1, 2), (gamma, beta), ("scale γ", "shift β"), strict=True):
+    for axis, given, name in zip(figure.subplots(1, 2), (gamma, beta), ("scale γ", "shift β"), strict=True):
+        values = given - given.mean(0)
         most = float(np.abs(values).max()) or 1.0
         image = axis.imshow(values, cmap=SIGNED, vmin=-most, vmax=most, aspect="auto")
         cells(axis, *values.shape)
@@ -174,6 +180,6 @@ def task_weights(gamma: Any, beta: Any) -> Figure:
         name_x(axis, [str(i) for i in range(values.shape[1])], 2.8, may_turn=False)
         axis.set_xlabel("channel")
         axis.set_ylabel("episode" if name.startswith("scale") else "")
-        axis.set_title(name)
+        axis.set_title(f"{name} minus its mean")
         scale(axis, image, height, "")
     return figure

@@ -302,7 +302,7 @@ def _whole(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
           [colours.get(name, _OTHERS) for name in names], 0.4 if is_long else 0.72)  # fmt: skip
     # a key beside the bar, since a band over time may be too thin for its name, and a bar too short to be seen
     keys = [colours.get(name, _OTHERS) for name in names]
-    axis.barh(range(len(order)), -_KEY, height=0.4 if is_long else 0.72, color=keys)
+    axis.barh(range(len(order)), _KEY, left=-1.6 * _KEY, height=0.4 if is_long else 0.72, color=keys)
     for row, way in enumerate(order):
         axis.text(said.probability[way] + 0.02, row, f"{said.probability[way]:.0%}", va="center", fontsize=9,
                   fontweight="bold" if row == 0 else "normal")  # fmt: skip
@@ -310,8 +310,8 @@ def _whole(axis: Axes, said: Prediction, _: Glance, colours: dict[str, str]) -> 
         axis.text(0.015, row + 0.44, name, va="center", fontsize=9, color=SOFT)
     if is_long:
         axis.set_ylim(len(order) - 0.3, -0.3)
-    axis.set_xlim(-1.4 * _KEY, 1.15)
-    axis.axvline(0, color="white", linewidth=1.2)
+    axis.set_xlim(-1.8 * _KEY, 1.15)
+    axis.axvline(0, color=SOFT, linewidth=0.8)
     axis.spines[["left"]].set_visible(False)
     more = f" · the {len(order)} likeliest of {len(said.labels)}" if len(order) < len(said.labels) else ""
     axis.set_title(f"the whole clip{more}")
