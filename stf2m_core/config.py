@@ -92,6 +92,8 @@ class SplitConfig(_Settings):
     """Labels only in meta-validation (Regime C)."""
     n_test_labels: int = at_least(0, 0)
     """Labels only in meta-test (Regime C)."""
+    label_seed: int = at_least(0, 0)
+    """Chooses those labels; not the seed of the training, so that all trainings answer the same episodes."""
 
     def __post_init__(self) -> None:
         _Settings.__post_init__(self)

@@ -117,7 +117,7 @@ def cost_rows(
     setting, rows = setting or study_of(pack).test[-1], []
     for variant in variants:
         config = config_for(pack, profile, variant=variant).replace(train__device="cpu")
-        splits = split_subjects(pack, config.split, config.train.seed)
+        splits = split_subjects(pack, config.split)
         data = ResidentViews(pack, config.views, "cpu")
         batch = EpisodeSampler(pack, splits, "meta_test", setting, 0).sample(0, 1)
         rows.append({"variant": variant} | asdict(cost_of(build(data, splits, config), data, batch)))

@@ -40,7 +40,7 @@ class Splits:
     subjects: dict[str, tuple[str, ...]]
 
 
-def split_subjects(pack: Pack, config: SplitConfig, seed: int = 0) -> Splits:
+def split_subjects(pack: Pack, config: SplitConfig) -> Splits:
     """Blocks of neighbouring subjects: block `fold` is meta-test, the subjects after it meta-validation.
 
     Neighbours stay together so that a data set that numbers its subjects by domain gets new domains at meta-test.
@@ -48,7 +48,6 @@ def split_subjects(pack: Pack, config: SplitConfig, seed: int = 0) -> Splits:
     Args:
         pack: the data.
         config: folds, and held-out labels for Regime C.
-        seed: of the choice of held-out labels.
 
     Raises:
         EpisodeError: if there are too few subjects or labels; both counts are named.
@@ -70,7 +69,7 @@ def split_subjects(pack: Pack, config: SplitConfig, seed: int = 0) -> Splits:
         "meta_val": order[n_test : n_test + config.n_val_subjects],
         "meta_train": order[n_test + config.n_val_subjects :],
     }
-    labels = _split_labels(pack, config, seed)
+    labels = _split_labels(pack, config)
     label = pack.label_ids
     rows = {
         split: np.flatnonzero(np.isin(names, chosen[split]) & np.isin(label, labels[split]) & (label >= 0))
@@ -92,7 +91,7 @@ def _refuse_shared_groups(pack: Pack, names: np.ndarray, chosen: dict[str, np.nd
                            where=str(pack.path), remedy="Choose folds that keep its subjects together")  # fmt: skip
 
 
-def _split_labels(pack: Pack, config: SplitConfig, seed: int) -> dict[str, np.ndarray]:
+def _split_labels(pack: Pack, config: SplitConfig) -> dict[str, np.ndarray]:
     every = np.arange(len(pack.labels))
     if config.n_test_labels == 0:
         return dict.fromkeys(SPLITS, every)
@@ -100,7 +99,7 @@ def _split_labels(pack: Pack, config: SplitConfig, seed: int) -> dict[str, np.nd
     if held_out + 2 > len(every):
         raise EpisodeError(f"{held_out} held-out labels of {len(every)}", expected="at least 2 left for meta-train",
                            where=str(pack.path))  # fmt: skip
-    order = np.argsort(seeding.uniform(seed, "held-out labels", every))
+    order = np.argsort(seeding.uniform(config.label_seed, "held-out labels", every))
     test, val, train = np.split(order, [config.n_test_labels, held_out])
     return {"meta_test": np.sort(test), "meta_val": np.sort(val), "meta_train": np.sort(train)}
 

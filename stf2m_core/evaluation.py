@@ -202,7 +202,7 @@ def evaluate_control(
     """
     if name not in CONTROLS:
         raise RunError(f"control {name!r}", expected=f"one of {', '.join(CONTROLS)}", where="evaluate_control")
-    splits = split_subjects(pack, config.split, config.train.seed)
+    splits = split_subjects(pack, config.split)
     batch = EpisodeSampler(pack, splits, "meta_test", episode, seed).sample(0, episodes or config.evaluation.episodes)
     features = clip_features(pack, config.views.modalities or None)
     control = CONTROLS[name]().fit(features, pack.label_ids, splits.rows["meta_train"], splits.rows["meta_val"])

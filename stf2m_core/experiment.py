@@ -313,7 +313,7 @@ def complete_design(pack: Pack, out: str | os.PathLike[str], profile: str) -> li
     plan = design(pack.name, profile)
     for variant, folds in plan.variants:
         for config in [config_for(pack, profile, variant=variant, fold=f, seed=s) for f in folds for s in plan.seeds]:
-            _complete(pack, config, out, variant)
+            complete_run(pack, config, out, variant)
     return records_of(pack, out, profile)
 
 
@@ -348,16 +348,17 @@ def complete_readings(
     plan, records = design(pack.name, profile), []
     for variant in ("full", *readings):
         config = config_for(pack, profile, variant=variant, fold=plan.folds[0], seed=plan.seeds[0])
-        _complete(pack, config, out, variant)
-        files = (Path(out) / "records" / pack.name).glob(f"st-f2m_*_{config.digest()}.json")
-        records += [r for r in map(Record.from_json, sorted(files)) if r.pack_digest == pack.digest]
+        records += complete_run(pack, config, out, variant)
     return records
 
 
-def _complete(pack: Pack, config: RunConfig, out: str | os.PathLike[str], variant: str) -> None:
+def complete_run(pack: Pack, config: RunConfig, out: str | os.PathLike[str], variant: str) -> list[Record]:
+    """The model's records of one run, which is trained and evaluated first if it has none."""
     if not _is_evaluated(pack, config, out, variant):
         train_run(pack, config, out, variant=variant)
         evaluate_run(pack, config, out, variant=variant)
+    files = (Path(out) / "records" / pack.name).glob(f"st-f2m_*_{config.digest()}.json")
+    return [r for r in map(Record.from_json, sorted(files)) if r.pack_digest == pack.digest]
 
 
 def _is_evaluated(pack: Pack, config: RunConfig, out: str | os.PathLike[str], variant: str) -> bool:

@@ -26,7 +26,7 @@ from stf2m_core.experiment import (
     table_of,
 )
 from stf2m_core.results import Record
-from stf2m_core.sweeps import modality_rows, shot_rows
+from stf2m_core.sweeps import modality_rows, over_seeds, seed_rows, shot_rows
 from stf2m_core.training import Run, write_text
 
 SYNTHETIC = "The clips are synthetic: these numbers show what a method can learn and are no recognition of emotions."
@@ -145,14 +145,40 @@ def reader_table(records: Sequence[Record]) -> pd.DataFrame:
     return _captioned(modality_rows(records), records, "reader", "Accuracy by what is seen.")
 
 
+def seed_table(records: Sequence[Record]) -> pd.DataFrame:
+    """How much the seed of the training matters, by settings, from the records of `sweeps.sweep_seeds`."""
+    rows, lines = seed_rows(records), []
+    for title in dict.fromkeys(row["setting"] for row in rows):
+        own = [row for row in rows if row["setting"] == title]
+        mean, spread, _ = over_seeds([row["mean"] for row in own])
+        gain, _, half = over_seeds([row["gain_mean"] for row in own])
+        lines.append({
+            "setting": title, "accuracy": f"{mean:.3f}", "between seeds": f"± {spread:.3f}",
+            "over zero inner steps": f"{gain:+.4f} ± {half:.4f}",
+            "seed by seed": "  ".join(f"{row['gain_mean']:+.4f} ± {row['gain_ci95']:.4f}" for row in own),
+        })  # fmt: skip
+    table = pd.DataFrame(lines)
+    own = f"{len({r.seed for r in records})} trainings"
+    what = (f"{own}. Accuracy: mean over seeds; between seeds: standard deviation. Over zero inner steps: mean of the "
+            "paired gains ± half width of its 95 % interval over seeds (Student's t); then each seed's gain ± half "
+            "width over its episodes.")  # fmt: skip
+    table.attrs["caption"] = _told(what, records)
+    return table
+
+
+def _told(what: str, records: Sequence[Record]) -> str:
+    """The caption of a table of these records."""
+    synthetic = f" {SYNTHETIC}" if records[0].dataset == EMBEDDED else ""
+    caption = f"{what} {results.table(records).attrs['caption']}{synthetic}"
+    return textwrap.fill(caption, 100, break_long_words=False, break_on_hyphens=False)
+
+
 def _captioned(
     rows: Sequence[Mapping[str, Any]], records: Sequence[Record], index: str, what: str, digits: int = 2
 ) -> pd.DataFrame:
     table = table_of(rows, index=index, digits=digits).fillna("–").reset_index()
     table.columns.name = None
-    synthetic = f" {SYNTHETIC}" if records[0].dataset == EMBEDDED else ""
-    caption = f"{what} {results.table(records).attrs['caption']}{synthetic}"
-    table.attrs["caption"] = textwrap.fill(caption, 100, break_long_words=False, break_on_hyphens=False)
+    table.attrs["caption"] = _told(what, records)
     return table
 
 

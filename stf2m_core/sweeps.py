@@ -1,16 +1,20 @@
-"""More shots, fewer modalities: finished runs are asked again in other settings, and tables' rows leave.
+"""More shots, fewer modalities, other seeds: runs are asked again or made again, and tables' rows leave.
 
-Nothing is chosen here: the runs are those of a profile's design, and a model that sees one modality alone is a run of
-its own with the same settings. What the clips cannot give is told with its reason.
+Nothing is chosen here: the runs are those of a profile's design; a model that sees one modality alone, or that began
+from another seed, is a run of its own with the same settings. What the clips cannot give is told with its reason.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy import stats
 
 from stf2m_core import experiment, results
 from stf2m_core.config import EpisodeConfig, RunConfig
@@ -71,16 +75,22 @@ def sweep_shots(pack: Pack, out: str | os.PathLike[str], profile: str, shots: Se
     return Sweep(tuple(r for title, own in made.items() if title not in refused for r in own), refused)
 
 
-def read_shots(text: str) -> tuple[int, ...]:
-    """Numbers of shots from a notebook's parameter, e.g. "1, 2, 5".
+def read_numbers(text: str, name: str, least: int) -> tuple[int, ...]:
+    """Whole numbers from a notebook's parameter, e.g. "1, 2, 5".
+
+    Args:
+        text: of the parameter.
+        name: of the parameter.
+        least: that a number may be.
 
     Raises:
-        ConfigError: if one is not a whole number above 0.
+        ConfigError: if one is no whole number or less.
     """
     words = [word.strip() for word in text.split(",")]
     for word in words:
-        if not word.isdecimal() or int(word) < 1:
-            raise ConfigError(f"shots = {text!r}", expected="whole numbers above 0, separated by commas", where="shots")
+        if not word.isdecimal() or int(word) < least:
+            expected = f"whole numbers from {least} on, separated by commas"
+            raise ConfigError(f"{name} = {text!r}", expected=expected, where=name)
     return tuple(sorted({int(word) for word in words}))
 
 
@@ -140,6 +150,51 @@ def modality_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
             own = [r for r in records if (r.variant, experiment.setting_of(r)) == (variant, title)]
             rows.append({"reader": variant, "setting": title} | asdict(results.combine(own)))
     return rows
+
+
+def sweep_seeds(pack: Pack, out: str | os.PathLike[str], profile: str, seeds: Sequence[int] = (0, 1, 2)) -> Sweep:
+    """The whole model, also of new emotions where the study has them, trained from several seeds on all folds.
+
+    A seed is other first weights, training episodes and random views; the questions of meta-test stay the same.
+
+    Args:
+        pack: the data.
+        out: the results folder; what has no record yet is trained and evaluated first.
+        profile: size of the whole.
+        seeds: of the trainings.
+    """
+    plan, records = experiment.design(pack.name, profile), []
+    for variant, folds in plan.variants:
+        for fold, seed in [(f, s) for f in folds for s in seeds if variant in experiment.WHOLE]:
+            config = experiment.config_for(pack, profile, variant=variant, fold=fold, seed=seed)
+            records += experiment.complete_run(pack, config, out, variant)
+    return Sweep(tuple(records), {})
+
+
+def seed_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """One row per setting and seed: accuracy, and what inner steps add on the same episodes; estimates over all folds.
+
+    Args:
+        records: of `sweep_seeds`.
+    """
+    rows = []
+    for title in dict.fromkeys(experiment.setting_of(r) for r in records):
+        for seed in dict.fromkeys(r.seed for r in records):
+            own = [r for r in records if (experiment.setting_of(r), r.seed) == (title, seed)]
+            gain = results.compare(own, own, against="accuracy_zero_step").difference
+            more = {f"gain_{name}": value for name, value in asdict(gain).items()}
+            rows.append({"setting": title, "seed": seed} | asdict(results.combine(own)) | more)
+    return rows
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, standard deviation, and half width of the 95 % interval of the mean over trainings (Student's t).
+
+    With one seed the last two are not defined and NaN.
+    """
+    mean, spread = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    factor = stats.t.ppf(0.975, len(values) - 1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return mean, spread, float(spread * factor)
 
 
 def _configs(pack: Pack, profile: str) -> list[RunConfig]:

@@ -323,7 +323,7 @@ class Trainer:
     def __init__(self, pack: Pack, config: RunConfig):
         self.pack, self.config = pack, config
         train = config.train
-        self.splits = split_subjects(pack, config.split, train.seed)
+        self.splits = split_subjects(pack, config.split)
         self.data = ResidentViews(pack, config.views, resolve_device(train.device))
         self.model = build(self.data, self.splits, config)
         self.samplers = [EpisodeSampler(pack, self.splits, "meta_train", e, train.seed) for e in config.episodes]
@@ -681,7 +681,7 @@ def load_model(
     config = RunConfig.from_mapping(facts["config"])
     check_same(path, facts, config, pack)
     data = ResidentViews(pack, config.views, resolve_device(device or config.train.device))
-    splits = split_subjects(pack, config.split, config.train.seed)
+    splits = split_subjects(pack, config.split)
     model = build(data, splits, config)
     model.load_state_dict(tensors)
     return model.eval(), data, splits

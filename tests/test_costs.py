@@ -36,7 +36,7 @@ class Built:
 
     def __init__(self, pack, variant="full", **changes):
         self.config = config_for(pack, "test", variant=variant).replace(train__device="cpu", **changes)
-        splits = split_subjects(pack, self.config.split, 0)
+        splits = split_subjects(pack, self.config.split)
         self.data = ResidentViews(pack, self.config.views, "cpu")
         self.model = build(self.data, splits, self.config)
         self.batch = EpisodeSampler(pack, splits, "meta_test", study_of(pack).test[-1], 0).sample(0, 1)
@@ -151,7 +151,7 @@ def test_an_option_that_is_off_costs_nothing(rows):
 
 def test_costs_are_shares_of_an_episode_and_do_not_depend_on_how_many_are_counted(pack):
     built = Built(pack)
-    two = EpisodeSampler(pack, split_subjects(pack, built.config.split, 0), "meta_test", study_of(pack).test[-1], 0)
+    two = EpisodeSampler(pack, split_subjects(pack, built.config.split), "meta_test", study_of(pack).test[-1], 0)
     one, both = (cost_of(built.model, built.data, two.sample(0, n)) for n in (1, 2))
     support = encode_episodes(built.model, built.data, two.sample(0, 1), seed=0, stream="cost").support
     with torch.no_grad():

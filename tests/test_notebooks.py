@@ -29,7 +29,7 @@ PARAMETERS = {
     "07_evaluate": (*PACK, "variant", *RUN),
     "08_ablate": PACK,
     "09_figures_and_tables": PACK,
-    "10_vary_shots_and_modalities": (*PACK, "shots", "alone"),
+    "10_vary_shots_modalities_seeds": (*PACK, "shots", "alone", "seeds"),
     "11_labels_and_raters": ("source", "results"),
     "12_bring_your_own_data": ("dataset", "source", "results", "profile"),
     "13_from_recordings_to_views": ("clip", "text", "words", "results"),
@@ -164,7 +164,7 @@ def chain(tmp_path_factory):
     """All notebooks in one results folder: (folder, stem -> executed copy, digests of the pack before and after 01)."""
     results = tmp_path_factory.mktemp("results")
     given = {"pack": str(results / "packs/synemo"), "results": str(results), "profile": "test", "episodes": 8,
-             "readings": "deep-set, zero-order"}  # fmt: skip
+             "readings": "deep-set, zero-order", "seeds": "0, 1"}  # fmt: skip
     executed, digests = {}, []
     for number in ORDER:
         book = next(book for book in BOOKS if book.stem.startswith(number))

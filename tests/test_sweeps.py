@@ -1,9 +1,11 @@
 """Sweeps over shots and modalities, on small trained runs: what is asked, kept and refused, and the rows it gives."""
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
-from stf2m_core import experiment, sweeps
+from stf2m_core import experiment, report, sweeps
 from stf2m_core.errors import ConfigError, RunError
 from stf2m_core.evaluation import evaluate
 
@@ -49,11 +51,41 @@ def test_a_row_of_shots_is_the_estimate_of_its_reading(by_shots):
     assert rows["ridge-prototype", 1]["ci95"] == control.accuracy.ci95 > 0
 
 
-def test_shots_are_read_from_words():
-    assert sweeps.read_shots("5, 1,2, 5") == (1, 2, 5)
+def test_numbers_are_read_from_words():
+    assert sweeps.read_numbers("5, 1,2, 5", "shots", 1) == (1, 2, 5)
+    assert sweeps.read_numbers("0", "seeds", 0) == (0,)
     for wrong in ("", "0", "1; 2", "-3"):
-        with pytest.raises(ConfigError, match="expected whole numbers above 0, separated by commas"):
-            sweeps.read_shots(wrong)
+        with pytest.raises(ConfigError, match="shots = .* expected whole numbers from 1 on, separated by commas"):
+            sweeps.read_numbers(wrong, "shots", 1)
+
+
+def test_seeds_are_trainings_of_their_own_that_answer_the_same_questions(pack, out):
+    records = sweeps.sweep_seeds(pack, out, "test", (0, 1)).records
+    settings = list(dict.fromkeys(experiment.setting_of(record) for record in records))
+    assert {title[0] for title in settings} == {"D", "C"}
+    for title in settings:
+        own = [record for record in records if experiment.setting_of(record) == title]
+        assert [record.seed for record in own] == [0, 1]
+        assert own[0].run_digest != own[1].run_digest
+        assert own[0].episode["digest"] == own[1].episode["digest"], "also where emotions are new"
+    rows = {(row["setting"], row["seed"]): row for row in sweeps.seed_rows(records)}
+    assert len(rows) == len(records)
+    for record in records:
+        row = rows[experiment.setting_of(record), record.seed]
+        assert row["mean"] == record.accuracy.mean
+        assert row["gain_mean"] == pytest.approx(record.accuracy.mean - record.estimate("accuracy_zero_step").mean)
+    table = report.seed_table(records)
+    assert table["setting"].tolist() == settings
+    assert [cell.count("±") for cell in table["seed by seed"]] == [2] * len(settings)
+    assert "seeds [0, 1]" in " ".join(table.attrs["caption"].split())
+
+
+def test_the_interval_over_seeds_is_that_of_student(pack):
+    mean, spread, half = sweeps.over_seeds([1.0, 2.0, 4.0])
+    low, high = stats.t.interval(0.95, 2, loc=7 / 3, scale=stats.sem([1.0, 2.0, 4.0]))
+    assert (mean, mean - half, mean + half) == pytest.approx((7 / 3, low, high))
+    assert spread == pytest.approx(np.std([1, 2, 4], ddof=1))
+    assert np.isnan(sweeps.over_seeds([1.0])[1:]).all()
 
 
 def test_a_sweep_is_kept_and_not_asked_again(pack, out, by_shots):

@@ -77,7 +77,7 @@ def prepare(results: str | os.PathLike[str], profile: str, seed: int = 0) -> Les
     folder.mkdir(parents=True, exist_ok=True)
     recordings = open_pack(synemo_markov.write(folder / synemo_markov.NAME, config, overwrite=True))
     pack = open_pack(cut(recordings, folder / f"{synemo_markov.NAME}-segments", overwrite=True))
-    return Lesson(config, recordings, pack, split_subjects(pack, run_config(profile, seed).split, seed))
+    return Lesson(config, recordings, pack, split_subjects(pack, run_config(profile, seed).split))
 
 
 def run_config(profile: str, seed: int = 0) -> RunConfig:
