@@ -235,7 +235,7 @@ def config_for(pack: Pack, profile: str, *, variant: str = "full", fold: int = 0
     if variant not in variants:
         raise ConfigError(f"variant = {variant!r}", expected=f"one of {', '.join(variants)}", where="config_for")
     config = RunConfig.preset(profile).replace(episodes=[asdict(kind) for kind in study.train])
-    config = config.replace(**study.changes, **study.profiles.get(profile, {}))
+    config = config.replace(**study.changes | study.profiles.get(profile, {}))
     return config.replace(**variants[variant], split__fold=fold, train__seed=seed)
 
 

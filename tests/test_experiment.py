@@ -2,15 +2,19 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from stf2m_core import experiment, open_pack
+from stf2m_core.config import PROFILES
 from stf2m_core.errors import ConfigError, ManifestError, PackError, RunError
 from stf2m_core.experiment import (
     EMBEDDED,
+    NOVEL,
     READINGS,
+    STUDIES,
     VARIANTS,
     Design,
     ablation_rows,
@@ -103,6 +107,18 @@ def test_no_reading_is_in_a_design_or_has_the_name_of_an_ablation():
         for profile in ("smoke", "standard", "paper"):
             assert not {name for name, _ in design(dataset, profile).variants} & set(READINGS)
     assert not set(VARIANTS) & set(READINGS)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_variant_of_every_study_has_settings_in_every_profile_and_the_profile_has_the_last_word(name, profile):
+    study = STUDIES[name]
+    variants = [*VARIANTS, *READINGS, *([NOVEL] if study.novel else [])]
+    made = {variant: config_for(SimpleNamespace(name=name), profile, variant=variant) for variant in variants}
+    assert len({config.digest() for config in made.values()}) == len(variants)
+    for key, value in study.profiles.get(profile, {}).items():
+        part, _, field = key.partition("__")
+        assert getattr(getattr(made["full"], part), field) == value
 
 
 def test_fold_and_seed_change_nothing_else(pack):
