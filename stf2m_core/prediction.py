@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,8 @@ class Prediction:
         kinds = f" ({', '.join(known.episodes)})" if known.episodes else ""
         lines.append(f"Calibrated at temperature {known.temperature:.2f} on {known.queries} answers of "
                      f"meta-validation{kinds}, of which {known.accuracy:.0%} were right.")  # fmt: skip
-        return "\n".join([*lines, *(f"Note: {remark}." for remark in self.remarks)])
+        lines += [f"Note: {remark}." for remark in self.remarks]
+        return "\n".join(textwrap.fill(line, 90, subsequent_indent="    ") for line in lines)
 
     def _support_in_words(self) -> str:
         if self.source == "none":
