@@ -75,22 +75,16 @@ def sweep_shots(pack: Pack, out: str | os.PathLike[str], profile: str, shots: Se
     return Sweep(tuple(r for title, own in made.items() if title not in refused for r in own), refused)
 
 
-def read_numbers(text: str, name: str, least: int) -> tuple[int, ...]:
-    """Whole numbers from a notebook's parameter, e.g. "1, 2, 5".
-
-    Args:
-        text: of the parameter.
-        name: of the parameter.
-        least: that a number may be.
+def read_shots(text: str) -> tuple[int, ...]:
+    """Numbers of shots from a notebook's parameter, e.g. "1, 2, 5".
 
     Raises:
-        ConfigError: if one is no whole number or less.
+        ConfigError: if one is not a whole number above 0.
     """
     words = [word.strip() for word in text.split(",")]
     for word in words:
-        if not word.isdecimal() or int(word) < least:
-            expected = f"whole numbers from {least} on, separated by commas"
-            raise ConfigError(f"{name} = {text!r}", expected=expected, where=name)
+        if not word.isdecimal() or int(word) < 1:
+            raise ConfigError(f"shots = {text!r}", expected="whole numbers above 0, separated by commas", where="shots")
     return tuple(sorted({int(word) for word in words}))
 
 

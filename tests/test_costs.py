@@ -74,7 +74,7 @@ def test_a_recurrent_network_costs_its_weights_at_every_moment(n_layers, bidirec
 def block(n_time, n_nodes, config, spread):
     """Multiply-adds of a block per clip; the learned graph is shared by all clips and left out."""
     width, hops = config.hidden, config.hops
-    temporal = 2 * n_time * n_nodes * config.kernel * width * 2 * width
+    temporal = 2 * n_time * n_nodes * config.kernel * (width * 2 * width + 1)  # and the observed taps are counted
     rows = 0 if config.spatial == "identity" else 2 * n_time * n_nodes * n_nodes
     return temporal + n_time * n_nodes * (1 + 2 * hops) * width * width + rows + 2 * hops * n_time * spread
 

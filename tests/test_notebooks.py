@@ -164,7 +164,7 @@ def chain(tmp_path_factory):
     """All notebooks in one results folder: (folder, stem -> executed copy, digests of the pack before and after 01)."""
     results = tmp_path_factory.mktemp("results")
     given = {"pack": str(results / "packs/synemo"), "results": str(results), "profile": "test", "episodes": 8,
-             "readings": "deep-set, zero-order", "seeds": "0, 1"}  # fmt: skip
+             "readings": "deep-set, zero-order"}  # fmt: skip
     executed, digests = {}, []
     for number in ORDER:
         book = next(book for book in BOOKS if book.stem.startswith(number))

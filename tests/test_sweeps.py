@@ -51,12 +51,11 @@ def test_a_row_of_shots_is_the_estimate_of_its_reading(by_shots):
     assert rows["ridge-prototype", 1]["ci95"] == control.accuracy.ci95 > 0
 
 
-def test_numbers_are_read_from_words():
-    assert sweeps.read_numbers("5, 1,2, 5", "shots", 1) == (1, 2, 5)
-    assert sweeps.read_numbers("0", "seeds", 0) == (0,)
+def test_shots_are_read_from_words():
+    assert sweeps.read_shots("5, 1,2, 5") == (1, 2, 5)
     for wrong in ("", "0", "1; 2", "-3"):
-        with pytest.raises(ConfigError, match="shots = .* expected whole numbers from 1 on, separated by commas"):
-            sweeps.read_numbers(wrong, "shots", 1)
+        with pytest.raises(ConfigError, match="expected whole numbers above 0, separated by commas"):
+            sweeps.read_shots(wrong)
 
 
 def test_seeds_are_trainings_of_their_own_that_answer_the_same_questions(pack, out):
