@@ -153,15 +153,14 @@ def seed_table(records: Sequence[Record]) -> pd.DataFrame:
         mean, spread, _ = over_seeds([row["mean"] for row in own])
         gain, _, half = over_seeds([row["gain_mean"] for row in own])
         lines.append({
-            "setting": title, "accuracy": f"{mean:.3f}", "between seeds": f"± {spread:.3f}",
-            "over zero inner steps": f"{gain:+.4f} ± {half:.4f}",
+            "setting": title, "accuracy": f"{mean:.3f}", "between seeds": f"± {spread:.3f}" if len(own) > 1 else "–",
+            "over zero inner steps": f"{gain:+.4f} ± {half:.4f}" if len(own) > 1 else f"{gain:+.4f}",
             "seed by seed": "  ".join(f"{row['gain_mean']:+.4f} ± {row['gain_ci95']:.4f}" for row in own),
         })  # fmt: skip
     table = pd.DataFrame(lines)
-    own = f"{len({r.seed for r in records})} trainings"
-    what = (f"{own}. Accuracy: mean over seeds; between seeds: standard deviation. Over zero inner steps: mean of the "
-            "paired gains ± half width of its 95 % interval over seeds (Student's t); then each seed's gain ± half "
-            "width over its episodes.")  # fmt: skip
+    what = (f"Trainings: {len({r.seed for r in records})}. Accuracy: mean over seeds; between seeds: standard "
+            "deviation. Over zero inner steps: mean of the paired gains ± half width of its 95 % interval over seeds "
+            "(Student's t); then each seed's gain ± half width over its episodes.")  # fmt: skip
     table.attrs["caption"] = _told(what, records)
     return table
 
