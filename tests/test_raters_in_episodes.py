@@ -67,7 +67,9 @@ def test_scores_are_those_of_plain_numpy_and_intervals_hold_them(asked):
     assert rows[lesson.HARD, "accuracy"]["mean"] == pytest.approx(float(hits))
     flat = said.flatten(0, 1), asked.soft.flatten(0, 1)
     assert rows[lesson.HARD, "entropy correlation"]["mean"] == pytest.approx(soft_metrics.entropy_correlation(*flat))
-    assert lesson.table(list(rows.values())).shape == (8, 7)
+    table = lesson.table(list(rows.values()))
+    assert table.shape == (8, 7)
+    assert [name for name in table.columns[1:] if "[" not in table[name][0]] == ["ECE"]
     shown = lesson.score_of(list(rows.values()))
     assert [row["method"] for row in shown] == list(asked.said) and {r["setting"] for r in shown} == {"D 6-way 5-shot"}
 

@@ -219,10 +219,13 @@ def scores(one: Asked, *, n_replicates: int = 1000) -> list[dict[str, object]]:
 
 
 def table(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """`scores` in words; brackets are 95 % intervals over people."""
+    """`scores` in words; brackets are 95 % intervals over people.
+
+    ECE has none: its bins hold absolute gaps, so people drawn again with replacement make it larger, not as large.
+    """
     cells: dict[str, dict[str, str]] = {}
     for row in rows:
-        ends = (row["mean"], row["subject_low"], row["subject_high"])
+        ends = (row["mean"], None if row["setting"] == SCORES["ece_soft"] else row["subject_low"], row["subject_high"])
         text = f"{ends[0]:.3f}" + (f" [{ends[1]:.3f}, {ends[2]:.3f}]" if ends[1] is not None else "")
         cells.setdefault(str(row["method"]), {})[str(row["setting"])] = text.replace("-", "−")
     return pd.DataFrame([{"method": name} | row for name, row in cells.items()])
