@@ -73,17 +73,19 @@ def results(
             _dot(axis, row, at, COLOURS[methods.index(str(row["method"])) % len(COLOURS)])
         level = chance.get(setting) if isinstance(chance, Mapping) else chance
         if level is not None:
-            axis.plot([level] * 2, [first - 0.45, at + 0.45], color=SOFT, linewidth=1.1, linestyle=(0, (3, 2)))
+            axis.plot([level] * 2, [first - 0.45, at + 0.45], color=INK, linewidth=1.1, linestyle=(0, (3, 2)))
         at += 1.6
     axis.set_ylim(at - 0.9, -0.7)
     axis.set_yticks([y for y, _ in names], [name for _, name in names])
     for y, setting in zip(heads, shorts(settings, 60), strict=True):
         axis.text(0.0, y, setting, transform=axis.get_yaxis_transform(), fontweight="bold", va="center")
     _end(axis, metric)
+    has_thick = any(row.get("ci95") is not None for row in table_rows)
+    thick = {"linewidth": 3.2, "label": "mean, 95 % over episodes"} if has_thick else {"linewidth": 0, "label": "mean"}
     handles = [
-        Line2D([], [], color=INK, marker="o", markersize=5, linewidth=3.2, label="mean, 95 % over episodes"),
+        Line2D([], [], color=INK, marker="o", markersize=5, **thick),
         Line2D([], [], color=INK, linewidth=1, label="95 % over subjects"),
-        Line2D([], [], color=SOFT, linewidth=1.1, linestyle=(0, (3, 2)), label="chance"),
+        Line2D([], [], color=INK, linewidth=1.1, linestyle=(0, (3, 2)), label="chance"),
     ]
     figure.legend(handles=handles[: 3 if chance is not None else 2], loc="outside upper left", ncols=3)
     return figure
@@ -139,7 +141,7 @@ def ablation(rows: Sequence[Mapping[str, Any]], *, metric: str = "accuracy") -> 
     axis.axvline(0, color=INK, linewidth=1)
     axis.set_ylim((len(variants) - 0.5) * band, -0.5 * band)
     axis.set_yticks(np.arange(len(variants)) * band, shorts(variants, 30))
-    _end(axis, f"difference in {metric} to the full model")
+    _end(axis, f"difference in {metric} to the full model, 95 % over episodes")
     handles = [
         Line2D([], [], color=COLOURS[i % 8], marker=MARKERS[i // 8 % 6], markersize=5, label=setting)
         for i, setting in enumerate(shorts(settings, 34))
