@@ -285,6 +285,12 @@ class InnerConfig(_Settings):
     """Inner steps at meta-test."""
     rate: float = more_than(0.1, 0)
     """Learning rate that fast weights start from, a tenth of it for the head's bias; the outer loop learns the rest."""
+    center_rate: float = at_least(1.0, 0)
+    """Of the head's centers and bias, relative to `rate`; 0: they stay."""
+    fuzzy_rate: float = more_than(1.0, 0)
+    """Of the rules' fast weights, relative to `rate`."""
+    film_rate: float = more_than(1.0, 0)
+    """Of FiLM, relative to `rate`."""
     fast: tuple[Literal["head", "fuzzy", "film"], ...] = ("head", "fuzzy", "film")
     """Groups of weights that adapt."""
     left_out: bool = True

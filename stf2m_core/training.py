@@ -34,7 +34,7 @@ from stf2m_core.encoding import Disturbance, Encoding, encode_clips, encode_epis
 from stf2m_core.episodes import EpisodeSampler, Splits, save_episodes, split_subjects
 from stf2m_core.errors import EpisodeError, RunError
 from stf2m_core.model.encoder import moments
-from stf2m_core.model.knowledge import discriminants, knowledge
+from stf2m_core.model.knowledge import discriminants, emotion_axes, knowledge
 from stf2m_core.model.st_f2m import STF2M, FastWeights, Prediction
 from stf2m_core.shapes import EpisodeBatch, ViewBatch
 from stf2m_core.views import ResidentViews, standardised
@@ -300,11 +300,12 @@ def _cross_entropy(prediction: Prediction, episode: Encoding, smoothing: float) 
 
 def _kind_of(name: str) -> str:
     """Key into `RATES`."""
-    if name.startswith(("rules.center", "rules.log_precision", "rules.factor", "rules.log_slope", "encoder.level.")):
+    placed = ("rules.center", "rules.log_precision", "rules.factor", "rules.log_slope", "encoder.level.", "axes")
+    if name.startswith(placed):
         return "placed"
     if name.startswith("rates."):
         return "inner rates"
-    known = ("anchor", "log_worth", "log_metric", "log_worth_shift", "log_temperature")
+    known = ("anchor", "log_worth", "log_metric", "log_worth_new", "log_worth_shift", "log_temperature")
     return "knowledge" if name in known else "weights"
 
 
@@ -422,7 +423,7 @@ class Trainer:
 
     @torch.no_grad()
     def place(self) -> None:
-        """Start the rules where the first phase's features lie and, after a start, anchors where its embedding does."""
+        """Start the rules where the first phase's features lie and, after a start, the head where its emotions do."""
         train, model = self.config.train, self.model
         if model.has_rules:
             generator = seeding.generator(train.seed, "rules", device="cpu")
@@ -432,16 +433,25 @@ class Trainer:
                 z, _ = model.encoder.embed(episode.query, zero, zero)
                 parts.append(model.rules.features(z).flatten(0, 1))
             model.rules.place(torch.cat(parts)[:4000], generator)
-        if train.start > 0 and bool(model.known.any()):
-            rows, parts = [], []
-            for episode, batch in self._undisturbed(KNOWING, "knowing"):
-                theta = model.unmodulated(len(batch))
-                parts.append(model.fuzzify(episode.query, theta).embedding.flatten(0, 1))
-                rows.append(batch.query.flatten())
-            row = torch.cat(rows)
-            person = torch.unique(self.data.subjects[row], return_inverse=True)[1]
-            # of its own training clips the embedding is too sure: only the means are taken
-            model.anchor.copy_(knowledge(torch.cat(parts), self.data.labels[row], person, len(model.known)).anchor)
+        if train.start > 0:
+            embedding, row, episode = self._embedded()
+            label, subject = self.data.labels[row], self.data.subjects[row]
+            axes = emotion_axes(embedding, label, episode)
+            model.axes.copy_(axes)
+            person = torch.unique(subject, return_inverse=True)[1]
+            model.know(knowledge(embedding @ axes, label, person, len(model.known)))
+
+    def _embedded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Clips of training episodes before the axes are placed: embedding (clip, feature), row, number of episode."""
+        parts, rows, episodes = [], [], []
+        for episode, batch in self._undisturbed(KNOWING, "knowing"):
+            theta, first = self.model.unmodulated(len(batch)), len(batch) * len(rows)
+            row = torch.cat([batch.support.flatten(1), batch.query], 1)
+            shown = [self.model.fuzzify(clips, theta).embedding for clips in (episode.support.clean, episode.query)]
+            parts.append(torch.cat(shown, 1).flatten(0, 1))
+            rows.append(row.flatten())
+            episodes.append((first + torch.arange(len(batch), device=row.device)).repeat_interleave(row.shape[1]))
+        return torch.cat(parts), torch.cat(rows), torch.cat(episodes)
 
     def _undisturbed(self, n_batches: int, purpose: str) -> Iterator[tuple[Encoding, EpisodeBatch]]:
         """Some training episodes of each kind as they are."""

@@ -13,7 +13,7 @@ from stf2m_core.data.synemo import LABELS, SynEmoConfig, generate
 from stf2m_core.encoding import encode_episodes
 from stf2m_core.episodes import EpisodeSampler, load_episodes, save_episodes, split_subjects
 from stf2m_core.model.encoder import Dropout, LevelPath, moments
-from stf2m_core.model.knowledge import Knowledge, discriminants, knowledge
+from stf2m_core.model.knowledge import Knowledge, discriminants, emotion_axes, knowledge
 from stf2m_core.model.st_f2m import STF2M, Support
 from stf2m_core.shapes import EpisodeBatch, ViewBatch
 from stf2m_core.training import build
@@ -298,6 +298,49 @@ def test_a_moment_that_never_varies_reaches_no_feature():
     torch.testing.assert_close(path(loud, Dropout()), said, rtol=0, atol=1e-12)
 
 
+# --- axes after a start
+
+
+def tilted(n_labels=5, n_episodes=400, n_shot=3, seed=0):
+    """Clips of emotions with full covariances within and between, in episodes that are each shifted as a whole."""
+    inside = drawn(SIZE, SIZE, seed=seed) + torch.eye(SIZE)
+    means = drawn(n_labels, SIZE, seed=seed + 1) @ drawn(SIZE, SIZE, seed=seed + 2)
+    episode, label, _ = torch.meshgrid(*(torch.arange(n) for n in (n_episodes, n_labels, n_shot)), indexing="ij")
+    episode, label = episode.flatten(), label.flatten()
+    values = means[label] + 10 * drawn(n_episodes, SIZE, seed=seed + 3)[episode]
+    return values + drawn(len(label), SIZE, seed=seed + 4) @ inside, label, episode, inside.T @ inside, means
+
+
+def test_along_the_axes_clips_vary_by_one_and_emotions_are_uncorrelated():
+    values, label, episode, within, means = tilted()
+    axes = emotion_axes(values, label, episode, shrinkage=0.0)
+    torch.testing.assert_close(axes.T @ within @ axes, torch.eye(SIZE, dtype=torch.float64), rtol=0, atol=0.1)
+    turned = (means - means.mean(0)) @ axes
+    between = turned.T @ turned
+    strength = between.diagonal()
+    assert bool((strength[:4] > strength[1:5]).all()), "the axis in which emotions differ most comes first"
+    assert float(strength[4:].max()) < 0.02 * float(strength[3]), "five emotions differ along four axes"
+    apart = between / strength[:4].max()
+    assert float((apart - apart.diagonal().diag()).abs().max()) < 0.05
+
+
+def test_axes_do_not_ask_how_the_embedding_was_turned_or_where_an_episode_lies():
+    values, label, episode, _, means = tilted()
+    axes = emotion_axes(values, label, episode, shrinkage=0.0)
+    turn = drawn(SIZE, SIZE, seed=9) + 2 * torch.eye(SIZE)
+    other = emotion_axes((values + drawn(400, SIZE, seed=8)[episode]) @ turn, label, episode, shrinkage=0.0)
+    once, again = means @ axes[:, :4], means @ turn @ other[:, :4]
+    torch.testing.assert_close(torch.cdist(once, once), torch.cdist(again, again), rtol=1e-6, atol=1e-6)
+
+
+def test_shrinkage_keeps_axes_finite_where_clips_are_fewer_than_features():
+    values, label, episode, *_ = tilted(n_labels=2, n_episodes=1, n_shot=2)
+    axes = emotion_axes(values, label, episode)
+    assert axes.shape == (SIZE, SIZE)
+    assert bool(torch.isfinite(axes).all())
+    assert emotion_axes(values.float(), label, episode).dtype == torch.float32
+
+
 # --- prototypes
 
 
@@ -308,12 +351,14 @@ SETTINGS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def model():
+@pytest.fixture(params=[0.0, 0.5], ids=["no-start", "start"])
+def model(request):
     """Knows three of four emotions, worth and anchors anywhere."""
-    known = torch.tensor([True, True, False, True])
-    result = STF2M({"audio": (1, 2)}, {"audio": 0.1}, known, RunConfig().replace(**SETTINGS)).double()
+    known, config = torch.tensor([True, True, False, True]), RunConfig().replace(**SETTINGS, train__start=request.param)
+    result = STF2M({"audio": (1, 2)}, {"audio": 0.1}, known, config).double()
     with torch.no_grad():
+        if result.turned:
+            result.log_worth_new.copy_(drawn(SIZE, seed=24))
         result.anchor.copy_(drawn(4, SIZE, seed=21))
         result.log_worth.copy_(drawn(2, SIZE, seed=22))
         result.log_worth_shift.copy_(drawn(SIZE, seed=23))
@@ -362,7 +407,10 @@ def slow_prototypes(model, embedding, support, trust):
         pulled = sum(g * (m - a) for g, m, a in zip(certainty, mean, start, strict=True))
         shift = pulled / (sum(certainty) + shift_worth) if own else 0.0
         for w in range(n_way):
-            pull = count[w] * mean[w] + worth[w] * (start[w] + shift)
+            start[w] += shift
+            if model.turned and not bool(model.known[support.classes[e, w]]):
+                start[w], worth[w] = sum(mean) / n_way, math.exp(float(model.log_worth_new[d]) + trust[e])
+            pull = count[w] * mean[w] + worth[w] * start[w]
             result[e, w, d] = pull / (count[w] + worth[w])
     return result
 
@@ -398,7 +446,11 @@ def test_with_someone_elses_query_nothing_is_shifted(model):
         model.log_worth[1] = model.log_worth_shift[:] = 60.0  # people are alike: every clip counts
     count = (support.weight[..., None] * support.target).sum(1)[..., None]
     worth = model.known[CLASSES][..., None] * model.log_worth[0].exp()
-    torch.testing.assert_close(moves(model, False, constant), (constant * count / (count + worth)).detach())
+    moved = moves(model, False, constant)
+    # after a start the mean that a new emotion shrinks to moves along
+    old = model.known[CLASSES] if model.turned else torch.ones_like(CLASSES, dtype=torch.bool)
+    torch.testing.assert_close(moved[old], (constant * count / (count + worth)).detach()[old])
+    torch.testing.assert_close(moved[~old], constant.expand(2, 3, -1)[~old])
 
 
 def test_other_people_are_counted_and_not_their_clips(model):
@@ -423,6 +475,9 @@ def test_unknown_emotions_get_plain_means_and_give_the_person_no_shift(model, ow
     embedding, support = drawn(2, 6, SIZE, seed=41), support_of(own=(own, own))
     share = support.weight[..., None] * support.target
     mean = torch.einsum("esw,esd->ewd", share, embedding) / share.sum(1)[..., None]
+    if model.turned:
+        with torch.no_grad():
+            model.log_worth_new.fill_(-60.0)
     found = prototypes(model, embedding, support)
     torch.testing.assert_close(found[0, 1], mean[0, 1], rtol=0, atol=1e-12)
     assert float((found - mean)[model.known[CLASSES]].abs().min()) > 0
@@ -433,6 +488,23 @@ def test_unknown_emotions_get_plain_means_and_give_the_person_no_shift(model, ow
     gap = prototypes(model, other, sharp) - prototypes(model, embedding, sharp)
     assert torch.equal(gap[0, [0, 2]], torch.zeros(2, SIZE, dtype=torch.float64))
     torch.testing.assert_close(gap[0, 1], torch.full((SIZE,), 100.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("n_shot", [1, 4])
+def test_after_a_start_new_emotions_are_posterior_means_around_a_common_one(model, known, n_shot):
+    """With clips of variance c and emotions of variance v around their mean, n clips count n / (n + c/v)."""
+    model.known.fill_(False)
+    model.know(known)
+    support = hard(support_of(n_shot=n_shot))
+    embedding = drawn(2, 3 * n_shot, SIZE, seed=41)
+    mean = embedding.unflatten(1, (3, n_shot)).mean(2)
+    if not model.turned:
+        torch.testing.assert_close(prototypes(model, embedding, support), mean)
+        return
+    common = mean.mean(1, keepdim=True)
+    trusted = n_shot / (n_shot + known.clip / known.emotion)
+    torch.testing.assert_close(prototypes(model, embedding, support), common + trusted * (mean - common))
+    assert float(trusted.min()) < 0.1 < 0.6 < float(trusted.max())
 
 
 def test_renaming_the_classes_permutes_the_prototypes(model):
@@ -471,7 +543,8 @@ def test_more_clips_bring_the_prototypes_closer_to_their_mean(model, own):
 def known():
     clip = torch.tensor([1.0, 0.5, 2.0, 1.0, 3.0, 0.8], dtype=torch.float64)
     ratio = torch.tensor([0.1, 0.3, 0.5, 1.0, 0.2, 0.7], dtype=torch.float64)
-    return Knowledge(drawn(4, SIZE, seed=61), clip, clip * ratio, clip * (1.3 - ratio), n_persons=20)
+    emotion = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.01, 0.1], dtype=torch.float64)
+    return Knowledge(drawn(4, SIZE, seed=61), emotion, clip, clip * ratio, clip * (1.3 - ratio), n_persons=20)
 
 
 def test_own_prototypes_are_the_posterior_means_of_the_gaussian_that_was_measured(model, known):
@@ -553,7 +626,9 @@ def test_prototypes_without_a_clip_are_those_of_a_support_in_which_it_weighs_not
     for clip in range(n_clips):
         expected = prototypes(model, embedding, without_clip(support, clip), (0.7, -0.4))
         torch.testing.assert_close(found[:, clip], expected, rtol=0, atol=1e-12)
-    if labels is hard and n_shot == 1:
+    if labels is hard and n_shot == 1 and model.turned:
+        torch.testing.assert_close(found[0, 1, 1], embedding[0, [0, 2]].mean(0))  # nothing is left: the others' mean
+    elif labels is hard and n_shot == 1:
         assert float(found[0, 1, 1].abs().max()) == 0, "nothing is left of the new emotion"
     moved = embedding.clone()
     moved[:, 0] += 5

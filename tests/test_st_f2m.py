@@ -175,6 +175,18 @@ def test_only_the_chosen_groups_adapt(pack, fast):
     assert moved == set().union(*(groups[group] for group in fast)) == set(world.model.rates)
 
 
+def test_centers_stay_where_their_rate_is_zero_and_groups_have_rates_of_their_own(pack):
+    world = World(pack, inner__rate=0.5, inner__center_rate=0.0, inner__fuzzy_rate=3.0, inner__film_rate=0.1)
+    rates = {name: torch.nn.functional.softplus(raw) for name, raw in world.model.rates.items()}
+    expected = {"metric": 0.5, "consequent": 1.5, "shift": 1.5, "gamma": 0.05, "beta": 0.05}
+    assert set(rates) == set(expected)
+    for name, rate in expected.items():
+        torch.testing.assert_close(rates[name], torch.full_like(rates[name], rate))
+    first, *_, last = world.model.adapt(world.encode(world.episodes(pack)).support, 2)
+    moved = {name for name, tensor in tensors(first).items() if not torch.equal(tensor, tensors(last)[name])}
+    assert moved == set(expected)
+
+
 def permuted(batch, order):
     """The same episodes with their classes renamed: new class i is old class order[i]."""
     renamed = torch.argsort(order)[batch.query_label]

@@ -24,7 +24,7 @@ from stf2m_core.encoding import encode_episodes
 from stf2m_core.episodes import EpisodeSampler, load_episodes
 from stf2m_core.errors import RunError
 from stf2m_core.evaluation import answer, score
-from stf2m_core.model.knowledge import knowledge
+from stf2m_core.model.knowledge import emotion_axes, knowledge
 from stf2m_core.training import (
     RATES,
     Trainer,
@@ -401,7 +401,7 @@ def test_in_the_start_the_first_kind_of_episode_is_alone_and_nothing_is_validate
     assert started.summary["best_step"] >= 4
 
 
-def test_rules_are_placed_and_anchors_set_when_the_start_ends_and_not_before(pack, monkeypatch):
+def test_rules_axes_and_head_are_placed_when_the_start_ends_and_not_before(pack, monkeypatch):
     trainer = Trainer(pack, settings(**START))
     model, data = trainer.model, trainer.data
     first = model.anchor.detach().clone()
@@ -412,19 +412,29 @@ def test_rules_are_placed_and_anchors_set_when_the_start_ends_and_not_before(pac
     monkeypatch.setattr(training, "learning_rate", lambda step, config: 0.0)
     trainer.step()
     assert not torch.equal(model.rules.center, center)
-    parts, rows = [], []
+    axes = model.axes.detach().clone()
+    assert float((axes - torch.eye(len(axes))).abs().max()) > 1e-2
+    with torch.no_grad():
+        model.axes.copy_(torch.eye(len(axes)))
+    parts, rows, numbers = [], [], []
     for sampler in trainer.samplers:
         for number in range(training.KNOWING):
             batch = sampler.sample(2 * number, 2)
             with torch.no_grad():
-                query = encode_episodes(model, data, batch, seed=0, stream="any", n_views=0).query
-                parts.append(model.fuzzify(query, model.unmodulated(2)).embedding.flatten(0, 1))
-            rows.append(batch.query.flatten())
-    row = torch.cat(rows)
+                encoded = encode_episodes(model, data, batch, seed=0, stream="any", n_views=0)
+                for clips, row in ((encoded.support.clean, batch.support.flatten(1)), (encoded.query, batch.query)):
+                    parts.append(model.fuzzify(clips, model.unmodulated(2)).embedding.flatten(0, 1))
+                    rows.append(row.flatten())
+                    episode = len(numbers) // 2 * 2 + torch.arange(2)
+                    numbers.append(episode[:, None].expand_as(row).flatten())
+    embedding, row = torch.cat(parts), torch.cat(rows)
+    torch.testing.assert_close(emotion_axes(embedding, data.labels[row], torch.cat(numbers)), axes, rtol=0, atol=1e-3)
     person = torch.unique(data.subjects[row], return_inverse=True)[1]
-    expected = knowledge(torch.cat(parts), data.labels[row], person, len(model.known)).anchor
-    torch.testing.assert_close(model.anchor.detach(), expected, rtol=0, atol=1e-5)
-    assert float((expected - first).abs().max()) > 1e-2
+    expected = knowledge(embedding @ axes, data.labels[row], person, len(model.known))
+    torch.testing.assert_close(model.anchor.detach(), expected.anchor, rtol=0, atol=1e-4)
+    worth = (expected.clip / expected.emotion).log()
+    torch.testing.assert_close(model.log_worth_new.detach(), worth, rtol=0, atol=1e-3)
+    assert float((expected.anchor - first).abs().max()) > 1e-2
     averaged = dict(trainer.averaged.named_parameters())
     assert torch.equal(averaged["anchor"], model.anchor), "the average begins anew"
 
@@ -477,7 +487,7 @@ def test_saved_weights_soften_answers_by_the_temperatures_of_the_best_validation
 
 
 KIND = {
-    "placed": ("rules.center", "rules.log_precision", "rules.factor", "rules.log_slope", "encoder.level."),
+    "placed": ("rules.center", "rules.log_precision", "rules.factor", "rules.log_slope", "encoder.level.", "axes"),
     "inner rates": ("rates.",),
     "knowledge": ("anchor", "log_worth", "log_metric", "log_worth_shift", "log_temperature"),
 }

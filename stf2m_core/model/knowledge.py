@@ -3,7 +3,8 @@
 Gradient steps from random weights need thousands of clips to find what a linear discriminant reads off a few hundred.
 So the level path starts as discriminant directions, and anchors and their worth start as the moments of a two-level
 Gaussian: a clip = emotion + person + what this person does with this emotion + clip noise. Source: linear discriminant
-analysis (Fisher 1936), two-covariance model (Brummer & de Villiers 2010); their use as a start is ours, D-22.
+analysis (Fisher 1936), two-covariance model (Brummer & de Villiers 2010); their use as a start is ours, D-22. Where the
+encoder first learns to name emotions, the same moments place the axes of its embedding afterwards (D-90).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Knowledge:
 
     Attributes:
         anchor: (label, feature) mean of each emotion, every person counting once; zero for a label without clips.
+        emotion: (feature,) variance of emotions.
         clip: (feature,) variance of the clips of one person and emotion.
         habit: (feature,) variance of what a person does with an emotion, beyond the emotion and the person.
         person: (feature,) variance of persons.
@@ -28,6 +30,7 @@ class Knowledge:
     """
 
     anchor: Tensor
+    emotion: Tensor
     clip: Tensor
     habit: Tensor
     person: Tensor
@@ -50,11 +53,7 @@ def discriminants(moments: Tensor, label: Tensor, person: Tensor, n_directions: 
     """
     cells, member, _ = _cells(moments.double(), label, person)
     emotion, center = _additive(cells, member)
-    within = moments.double() - center[person] - emotion[label]
-    covariance = within.T @ within / max(1, len(within) - 1)
-    ridge = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
-    variance, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * ridge)
-    whiten = axes / variance.clamp(min=1e-9).sqrt()
+    whiten = _whitening(moments.double() - center[person] - emotion[label], shrinkage)
     between = emotion[member.any(0)] @ whiten
     own = _row_space(between - between.mean(0), float(between.norm()))
     habits = ((cells - center[:, None] - emotion) @ whiten)[member]
@@ -67,6 +66,27 @@ def discriminants(moments: Tensor, label: Tensor, person: Tensor, n_directions: 
     result = torch.zeros(moments.shape[1], n_directions, dtype=whiten.dtype)
     result[:, : len(chosen)] = whiten @ chosen.T
     return result.to(moments.dtype)
+
+
+def emotion_axes(embedding: Tensor, label: Tensor, episode: Tensor, shrinkage: float = 0.05) -> Tensor:
+    """Axes (feature, axis) along which clips of an emotion vary by 1 and alike, and emotions without correlation.
+
+    The axis in which emotions differ most comes first. Distances, shrinkage and metric, which all are per feature, are
+    then those of a Gaussian with full covariances. Source: linear discriminant analysis (Fisher 1936); D-90.
+
+    Args:
+        embedding: (clip, feature).
+        label: (clip,) int64.
+        episode: (clip,) int64, of which support the clip was standardised by; what its clips share is taken off.
+        shrinkage: of the covariance within emotions towards a multiple of the identity.
+    """
+    values = embedding.double()
+    cells, member, _ = _cells(values, label, episode)
+    emotion, center = _additive(cells, member)
+    whiten = _whitening(values - center[episode] - emotion[label], shrinkage)
+    means = emotion[member.any(0)] @ whiten
+    means = means - means.mean(0)
+    return (whiten @ torch.linalg.eigh(means.T @ means).eigenvectors.flip(1)).to(embedding.dtype)
 
 
 def knowledge(embedding: Tensor, label: Tensor, person: Tensor, n_labels: int) -> Knowledge:
@@ -93,10 +113,21 @@ def knowledge(embedding: Tensor, label: Tensor, person: Tensor, n_labels: int) -
     n_way = float(member.sum(1).double().mean())
     spread = center.var(0) if len(center) > 1 else torch.zeros_like(clip)
     person_ = (spread - (habit + clip / per_cell) / n_way).clamp(min=0.02 * clip)
-    anchor = torch.where(member.any(0)[:, None], anchor, torch.zeros_like(anchor))
+    there = member.any(0)
+    emotion = (anchor[there].var(0) if int(there.sum()) > 1 else torch.zeros_like(clip)).clamp(min=1e-3 * clip)
+    anchor = torch.where(there[:, None], anchor, torch.zeros_like(anchor))
     # a few persons say little of each single feature: towards the mean of all features, in units of the clips' variance
     habit, person_ = (clip * ((1 - s) * v / clip + s * (v / clip).mean()) for v, s in ((habit, 0.2), (person_, 0.3)))
-    return Knowledge(*(t.to(embedding.dtype) for t in (anchor, clip, habit, person_)), n_persons=len(center))
+    moments = (anchor, emotion, clip, habit, person_)
+    return Knowledge(*(t.to(embedding.dtype) for t in moments), n_persons=len(center))
+
+
+def _whitening(within: Tensor, shrinkage: float) -> Tensor:
+    """(feature, axis) that makes the covariance of (clip, feature), shrunk, the identity."""
+    covariance = within.T @ within / max(1, len(within) - 1)
+    ridge = covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+    variance, axes = torch.linalg.eigh((1 - shrinkage) * covariance + shrinkage * ridge)
+    return axes / variance.clamp(min=1e-9).sqrt()
 
 
 def _cells(values: Tensor, label: Tensor, person: Tensor, n_labels: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -147,21 +147,31 @@ class STF2M(nn.Module):
             self.register_buffer(f"shift_{name}", torch.zeros(1, nodes, channels))
             self.register_buffer(f"scale_{name}", torch.ones(1, nodes, channels))
             self.register_buffer(f"worth_{name}", torch.ones(2, nodes, channels))
-        if config.train.start > 0:
+        self.turned = config.train.start > 0
+        if self.turned:
             self.name_emotion = nn.Linear(size, len(known))
+            # axes of the head, and what the mean of an episode's emotions is worth for a new one, in clips: both are
+            # placed when the start ends (D-90)
+            self.axes = nn.Parameter(torch.eye(size))
+            self.log_worth_new = nn.Parameter(torch.full((size,), LOG_FLOOR).log())
         self.rates = nn.ParameterDict(self._rates(size, hidden))
 
     def _rates(self, size: int, hidden: int) -> dict[str, nn.Parameter]:
         """Raw inner learning rates (softplus makes them positive), per parameter but tied over classes and episodes."""
-        fuzzy = self.config.fuzzy
+        fuzzy, inner = self.config.fuzzy, self.config.inner
         shapes = {
             "center": (size,), "metric": (size,), "bias": (), "consequent": (fuzzy.n_rules, fuzzy.n_consequents),
             "shift": (fuzzy.n_rules, fuzzy.n_features), "gamma": (hidden,), "beta": (hidden,),
         }  # fmt: skip
-        # a bias moves all clips alike: at full speed it would learn a class by its number before any feature
-        slow = {"bias": 0.1}
+        relative = {
+            "center": inner.center_rate, "metric": 1.0,
+            # a bias moves all clips alike: at full speed it would learn a class by its number before any feature
+            "bias": 0.1 * inner.center_rate,
+            "consequent": inner.fuzzy_rate, "shift": inner.fuzzy_rate,
+            "gamma": inner.film_rate, "beta": inner.film_rate,
+        }  # fmt: skip
         return {
-            name: nn.Parameter(torch.full(shape, slow.get(name, 1.0) * self.config.inner.rate).expm1().log())
+            name: nn.Parameter(torch.full(shape, relative[name] * inner.rate).expm1().log())
             for name, shape in shapes.items()
             if name in self.adapting
         }
@@ -177,7 +187,8 @@ class STF2M(nn.Module):
         if self.config.inner.steps_train == self.config.inner.steps_test == 0:
             return ()
         groups = [g for g in self.config.inner.fast if g != "fuzzy" or self.config.fuzzy.kind == "rules"]
-        return tuple(name for group in groups for name in GROUPS[group])
+        stay = ("center", "bias") if self.config.inner.center_rate == 0 else ()
+        return tuple(name for group in groups for name in GROUPS[group] if name not in stay)
 
     def encode(self, views: Mapping[str, ViewBatch], dropout: Dropout | None = None) -> Encoded:
         """All convolutions, once per clip; in bfloat16 if the config says so, everything after in float32."""
@@ -189,13 +200,15 @@ class STF2M(nn.Module):
         return replace(encoded, normed=encoded.normed.float(), residual=encoded.residual.float())
 
     def fuzzify(self, encoded: Encoded, theta: FastWeights, kept: Tensor | None = None) -> Fuzzified:
-        """Read out, fuse and fire the rules under some fast weights."""
+        """Read out, fuse and fire the rules under some fast weights; after a start, turn to the axes of the head."""
         z, disagreement = self.encoder.embed(encoded, theta.gamma, theta.beta)
         if self.has_rules:
-            return self.rules(z, disagreement, theta.consequent, theta.shift, kept)
-        n_rules = self.config.fuzzy.n_rules
-        even = z.new_full((*z.shape[:2], n_rules), 1 / n_rules)
-        return Fuzzified(even, z.new_ones(z.shape[:2]), z.new_zeros(z.shape[:2]), self.plain(z, disagreement))
+            said = self.rules(z, disagreement, theta.consequent, theta.shift, kept)
+        else:
+            n_rules = self.config.fuzzy.n_rules
+            even = z.new_full((*z.shape[:2], n_rules), 1 / n_rules)
+            said = Fuzzified(even, z.new_ones(z.shape[:2]), z.new_zeros(z.shape[:2]), self.plain(z, disagreement))
+        return replace(said, embedding=said.embedding @ self.axes) if self.turned else said
 
     def unmodulated(self, n_episodes: int) -> FastWeights:
         """Fast weights before anything of the episode was read; the head is empty."""
@@ -236,7 +249,7 @@ class STF2M(nn.Module):
         """Start anchors, their worth in clips and the metric from the embedding's moments over meta-train (D-22).
 
         Own clips correct what is known of people in general; other people's clips only refine it, as one more person
-        would.
+        would. How far emotions lie apart says what the clips of a new one are worth (D-90).
         A prototype of one clip leaves habit * clip / (habit + clip) unknown; a query of someone else adds the person.
         """
         habit, person = known.habit / known.clip, known.person / known.clip
@@ -244,6 +257,8 @@ class STF2M(nn.Module):
         others = habit + person
         self.log_worth.copy_(torch.stack([known.n_persons * (1 + others) / others, 1 / habit]).log())
         self.log_worth_shift.copy_(-person.log())
+        if self.turned:
+            self.log_worth_new.copy_((known.clip / known.emotion).log())
         doubt = torch.stack([1 + habit + person, 1 + habit / (1 + habit)])
         self.log_metric.copy_((self.log_temperature.exp() / (2 * known.clip * doubt)).log())
 
@@ -285,18 +300,21 @@ class STF2M(nn.Module):
     def prototypes(self, embedding: Tensor, support: Support, trust: Tensor, *, left_out: bool = False) -> Tensor:
         """c_e = (sum_i f_ie w_i q_ie e_i + k_e (a_e + s)) / (sum_i f_ie w_i q_ie + k_e): means of a two-level Gaussian.
 
-        a_e is the anchor of a known emotion, k_e its worth in clips (0 for a new emotion), and s the shift of the
+        a_e is the anchor of a known emotion and k_e its worth in clips. For a new emotion a_e is the mean of the
+        episode's emotions and k_e what emotions in general lie apart, or 0 if there was no start. s is the shift of the
         support's person, shared by all emotions: s = sum_e g_e (m_e - a_e) / (sum_e g_e + v), where m_e is the mean of
         the n_e clips and g_e = n_e k_e / (n_e + k_e); 0 where the query is of someone else. There people are counted
         and not their clips: of n clips of one person each counts f = (1 + o) / (1 + n o), where o = 1/k_own + 1/v is
         what people differ, in variances of a clip; beside own clips and for new emotions f = 1. Source: prototypes of
-        Snell et al. 2017; anchors, shift and count ours, D-08, D-22 and D-75.
+        Snell et al. 2017; shrinkage to a common mean of James & Stein 1961; anchors, shift and count ours, D-08, D-22,
+        D-75 and D-90.
 
         Args:
             embedding: (episode, way * shot, embedding) e_i.
             support: of the episodes.
             trust: (episode,) log factor of k_e.
-            left_out: for each support clip without that clip; a new emotion of which nothing is left is put at 0.
+            left_out: for each support clip without that clip; a new emotion of which nothing is left is put at the
+                mean of the others.
 
         Returns:
             (episode, way, embedding), or (episode, way * shot, way, embedding) if left out.
@@ -321,7 +339,13 @@ class STF2M(nn.Module):
         certainty = count * worth / (count + worth).clamp(min=1e-8)
         doubt = certainty.sum(-2, keepdim=True) + self.log_worth_shift.exp()
         shift = own * (certainty * (mean - anchor)).sum(-2, keepdim=True) / doubt
-        center = (total + worth * (anchor + shift)) / (count + worth).clamp(min=1e-8)
+        start = anchor + shift
+        if self.turned:
+            there = (count > 0).to(mean.dtype)
+            common = (there * mean).sum(-2, keepdim=True) / there.sum(-2, keepdim=True).clamp(min=1)
+            start = torch.where(known, start, common)
+            worth = torch.where(known, worth, torch.exp(self.log_worth_new + trust[:, None])[:, None, None])
+        center = (total + worth * start) / (count + worth).clamp(min=1e-8)
         return center if left_out else center[:, 0]
 
     def adapt(self, support: Support, n_steps: int, *, second_order: bool = False, conditioned: bool = True,
