@@ -176,12 +176,14 @@ def test_only_the_chosen_groups_adapt(pack, fast):
 
 
 def test_centers_stay_where_their_rate_is_zero_and_groups_have_rates_of_their_own(pack):
-    world = World(pack, inner__rate=0.5, inner__center_rate=0.0, inner__fuzzy_rate=3.0, inner__film_rate=0.1)
-    rates = {name: torch.nn.functional.softplus(raw) for name, raw in world.model.rates.items()}
+    changes = {"inner__rate": 0.5, "inner__center_rate": 0.0, "inner__fuzzy_rate": 3.0, "inner__film_rate": 0.1}
+    fresh = STF2M({"audio": (1, 2)}, {"audio": 0.1}, torch.ones(4, dtype=torch.bool), RunConfig().replace(**changes))
+    rates = {name: torch.nn.functional.softplus(raw) for name, raw in fresh.rates.items()}
     expected = {"metric": 0.5, "consequent": 1.5, "shift": 1.5, "gamma": 0.05, "beta": 0.05}
     assert set(rates) == set(expected)
     for name, rate in expected.items():
         torch.testing.assert_close(rates[name], torch.full_like(rates[name], rate))
+    world = World(pack, **changes)
     first, *_, last = world.model.adapt(world.encode(world.episodes(pack)).support, 2)
     moved = {name for name, tensor in tensors(first).items() if not torch.equal(tensor, tensors(last)[name])}
     assert moved == set(expected)
