@@ -134,5 +134,5 @@ def weights_of(model: STF2M) -> pd.DataFrame:
              "meta-RNN": model.task_encoder}  # fmt: skip
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     total = sum(p.numel() for p in model.parameters())
-    return pd.DataFrame({"part": [*counts, "anchors, rates and scales", "all"],
+    return pd.DataFrame({"part": [*counts, "anchors, axes, rates and scales", "all"],
                          "weights": [*counts.values(), total - sum(counts.values()), total]})  # fmt: skip

@@ -130,7 +130,8 @@ def test_every_variant_has_a_row_and_parameters_and_adapted_numbers_are_those_of
         model = Built(pack, variant).model
         assert rows[variant]["parameters"] == sum(p.numel() for p in model.parameters())
     sizes, rules = Built(pack).config.encoder, Built(pack).config.fuzzy
-    head, fuzzy = 6 * sizes.embedding + 5, rules.n_rules * (rules.n_consequents + rules.n_features)
+    assert Built(pack).config.inner.center_rate == 0, "of the head the metric alone moves"
+    head, fuzzy = sizes.embedding, rules.n_rules * (rules.n_consequents + rules.n_features)
     assert rows["full"]["adapted"] == head + fuzzy + 2 * sizes.hidden
     assert rows["modulation-only"]["adapted"] == head + fuzzy
     assert rows["zero-order"]["adapted"] == rows["recurrent-learner"]["adapted"] == 0
