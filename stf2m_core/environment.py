@@ -32,7 +32,7 @@ def look(results: str | os.PathLike[str]) -> pd.DataFrame:
     rows.append(("gradient of a gradient", f"{_second_derivative():.1f}", "12.0", _second_derivative() == 12.0))
     rows += _results_folder(Path(results))
     rows.append(("CPU cores", str(os.cpu_count()), "any", True))
-    rows.append(("device of `auto`", str(resolve_device("auto")), "cpu, cuda or mps", True))
+    rows.append(("device of `auto`", str(resolve_device("auto")), "cpu or cuda", True))
     return pd.DataFrame(rows, columns=["what", "found", "expected", "fine"])
 
 

@@ -124,7 +124,7 @@ def score(model: STF2M, data: ResidentViews, batch: EpisodeBatch, seed: int) -> 
     if data.has_votes:
         soft = episode_targets(data.soft_labels, batch.query.to(data.device), batch.classes.to(data.device))
     nll, temperature = calibrated_nll(said, label, soft)
-    return Validation(nll, float((said.argmax(-1) == label).double().mean()), temperature)
+    return Validation(nll, float((said.argmax(-1) == label).cpu().double().mean()), temperature)
 
 
 def calibrated_nll(said: Tensor, label: Tensor, soft: tuple[Tensor, Tensor] | None = None) -> tuple[float, float]:

@@ -98,7 +98,7 @@ def code_digest() -> str:
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a config: `auto` is cuda if there is one, else mps, else cpu.
+    """The device of a config: `auto` is cuda if there is one, else cpu; mps was never tried and is used if asked for.
 
     Convolutions on it keep all digits of float32, as matrix products do; cuDNN would round what enters them to TF32.
 
@@ -108,7 +108,7 @@ def resolve_device(name: str) -> torch.device:
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
+        return torch.device("cuda" if available["cuda"] else "cpu")
     if not available[name]:
         raise RunError(f"device = {name!r} is not available", expected="auto or cpu", where="train.device")
     return torch.device(name)
@@ -165,8 +165,8 @@ def build(data: ResidentViews, splits: Splits, config: RunConfig) -> STF2M:
 def _place_knowledge(model: STF2M, data: ResidentViews, rows: Tensor) -> None:
     """Start level path, anchors and their worth from the clips of meta-train, a few clips at a time."""
     rows = rows[data.labels[rows] >= 0]
-    label = data.labels[rows]
-    person = torch.unique(data.subjects[rows], return_inverse=True)[1]
+    label = data.labels[rows].cpu()
+    person = torch.unique(data.subjects[rows].cpu(), return_inverse=True)[1]
     statistics, names = model_statistics(model), model.encoder.names
     collected = [_each_moments(standardised(data.gather(some), statistics, 1)) for some in rows.split(256)]
     standard = []
@@ -176,7 +176,7 @@ def _place_knowledge(model: STF2M, data: ResidentViews, rows: Tensor) -> None:
         standard.append((torch.cat([part[index] for part in collected]) - level.shift) / level.scale)
     # the other half of the embedding is free for the convolutions
     size = model.config.encoder.embedding
-    directions = discriminants(torch.cat(standard, 1), label, person, size // 2)
+    directions = discriminants(torch.cat(standard, 1).cpu(), label, person, size // 2)
     directions = torch.nn.functional.pad(directions, (0, size - size // 2))
     for name, part in zip(names, directions.split([t.shape[1] for t in standard]), strict=True):
         # the fusion takes the mean over modalities, so that their parts add up to the direction
@@ -187,7 +187,7 @@ def _place_knowledge(model: STF2M, data: ResidentViews, rows: Tensor) -> None:
     for some in rows.split(64):
         encoded = encode_clips(model, data, some, statistics)
         parts.append(model.fuzzify(encoded, model.unmodulated(1)).embedding[0])
-    model.know(knowledge(torch.cat(parts), label, person, len(model.known)))
+    model.know(knowledge(torch.cat(parts).cpu(), label, person, len(model.known)))
 
 
 def _each_moments(views: Mapping[str, ViewBatch]) -> list[Tensor]:
@@ -254,7 +254,7 @@ def naming_loss(model: STF2M, episode: Encoding) -> tuple[Tensor, dict[str, floa
     target = torch.cat([episode.support_label_target, episode.label_target], 1)
     said = model.name_emotion(z)
     loss = -(target * torch.log_softmax(said, -1)).sum(-1).mean()
-    accuracy = (said.argmax(-1) == target.argmax(-1)).double().mean()
+    accuracy = (said.argmax(-1) == target.argmax(-1)).cpu().double().mean()
     return loss, {"loss": float(loss.detach()), "accuracy": float(accuracy)}
 
 
@@ -277,7 +277,7 @@ def outer_loss(
         if weight > 0:
             last = model.predict(episode.query, theta, episode.support)
             loss = loss + weight * _cross_entropy(last, episode, config.smoothing)
-    accuracy = (last.log_probability.argmax(-1) == episode.target.argmax(-1)).double().mean()
+    accuracy = (last.log_probability.argmax(-1) == episode.target.argmax(-1)).cpu().double().mean()
     if model.has_rules:
         mu = -(episode.target * torch.log(last.label_distribution + 1e-6)).sum(-1)
         loss = loss + config.fuzzy_loss * (episode.weight * mu).sum() / episode.weight.sum().clamp(min=1e-8)
@@ -435,14 +435,14 @@ class Trainer:
             model.rules.place(torch.cat(parts)[:4000], generator)
         if train.start > 0:
             embedding, row, episode = self._embedded()
-            label, subject = self.data.labels[row], self.data.subjects[row]
+            label, subject = self.data.labels.cpu()[row], self.data.subjects.cpu()[row]
             axes = emotion_axes(embedding, label, episode)
             model.axes.copy_(axes)
             person = torch.unique(subject, return_inverse=True)[1]
             model.know(knowledge(embedding @ axes, label, person, len(model.known)))
 
     def _embedded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Clips of training episodes before the axes are placed: embedding (clip, feature), row, number of episode."""
+        """On the CPU, clips of training episodes before axes are placed: embedding (clip, feature), row, episode."""
         parts, rows, episodes = [], [], []
         for episode, batch in self._undisturbed(KNOWING, "knowing"):
             theta, first = self.model.unmodulated(len(batch)), len(batch) * len(rows)
@@ -451,7 +451,7 @@ class Trainer:
             parts.append(torch.cat(shown, 1).flatten(0, 1))
             rows.append(row.flatten())
             episodes.append((first + torch.arange(len(batch), device=row.device)).repeat_interleave(row.shape[1]))
-        return torch.cat(parts), torch.cat(rows), torch.cat(episodes)
+        return torch.cat(parts).cpu(), torch.cat(rows).cpu(), torch.cat(episodes).cpu()
 
     def _undisturbed(self, n_batches: int, purpose: str) -> Iterator[tuple[Encoding, EpisodeBatch]]:
         """Some training episodes of each kind as they are."""

@@ -165,8 +165,8 @@ def worth_in_clips(value: Tensor, seen: Tensor, owner: Tensor) -> Tensor:
         seen: (clip, node) 1 where the clip has the node, else 0.
         owner: (clip,) int64.
     """
-    owner = torch.unique(owner, return_inverse=True)[1]
-    seen, value = seen.double(), value.double()
+    home, owner = value.device, torch.unique(owner.cpu(), return_inverse=True)[1]
+    seen, value = seen.cpu().double(), value.cpu().double()
     n_owners = int(owner.max()) + 1
     count = seen.new_zeros(n_owners, seen.shape[1]).index_add_(0, owner, seen)
     total = value.new_zeros(n_owners, *value.shape[1:]).index_add_(0, owner, value * seen[..., None])
@@ -179,7 +179,7 @@ def worth_in_clips(value: Tensor, seen: Tensor, owner: Tensor) -> Tensor:
     spread = (there[..., None] * (mean - grand) ** 2).sum(0) / (n_there - 1).clamp(min=1)
     between = spread - within * (there / count.clamp(min=1)).sum(0)[:, None] / n_there.clamp(min=1)
     known = (count > 1).any(0)[:, None] & (between > 1e-4 * within)
-    return torch.where(known, within / between.clamp(min=1e-30), 1e4).clamp(0.01, 1e4).float()
+    return torch.where(known, within / between.clamp(min=1e-30), 1e4).clamp(0.01, 1e4).float().to(home)
 
 
 def _moments(modality: Modality, rows: Tensor, way: Tensor, n_way: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -262,7 +262,8 @@ def k_means(points: Tensor, n_clusters: int, generator: torch.Generator, n_round
     Source: k-means++ (Arthur & Vassilvitskii 2007). Here and not from a library because the rest of the run must be the
     same to the bit after a resume, on whatever device, from the run's own generator.
     """
-    draw = torch.rand(n_clusters, generator=generator, device=generator.device, dtype=torch.float64).to(points.device)
+    home, points = points.device, points.cpu()  # in float64, which not every device has
+    draw = torch.rand(n_clusters, generator=generator, device=generator.device, dtype=torch.float64).cpu()
     centers = points[(draw[0] * len(points)).long()][None]
     for step in range(1, n_clusters):
         gap = _distances(points, centers).amin(1).double() ** 2
@@ -274,4 +275,4 @@ def k_means(points: Tensor, n_clusters: int, generator: torch.Generator, n_round
         member = torch.nn.functional.one_hot(owner, n_clusters).to(points.dtype)
         count = member.sum(0)[:, None]
         centers = torch.where(count > 0, member.T @ points / count.clamp(min=1), centers)
-    return centers, _distances(points, centers).argmin(1)
+    return centers.to(home), _distances(points, centers).argmin(1).to(home)

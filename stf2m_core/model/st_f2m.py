@@ -260,7 +260,8 @@ class STF2M(nn.Module):
         if self.turned:
             self.log_worth_new.copy_((known.clip / known.emotion).log())
         doubt = torch.stack([1 + habit + person, 1 + habit / (1 + habit)])
-        self.log_metric.copy_((self.log_temperature.exp() / (2 * known.clip * doubt)).log())
+        temperature = self.log_temperature.exp().to(known.clip.device)
+        self.log_metric.copy_((temperature / (2 * known.clip * doubt)).log())
 
     def _with_head(
         self, theta: FastWeights, fuzzified: Fuzzified, support: Support, residual: Tensor | float, trust: Tensor
