@@ -521,7 +521,15 @@ def test_what_the_statistics_are_worth_travels_with_the_weights(finished, pack):
 # --- nothing outside the run is touched
 
 
-def test_training_leaves_global_random_states_and_the_number_of_threads_as_they_were(pack, tmp_path):
+@pytest.fixture
+def hears_ctrl_c():
+    """As in a terminal; a shell lets what it runs in the background ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_training_leaves_global_states_and_the_number_of_threads_as_they_were(pack, tmp_path, hears_ctrl_c):
     torch_state, numpy_state, before = torch.get_rng_state(), np.random.get_state(), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -716,7 +724,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_next_call_ends_at_the_same_bits(
     assert_same_tensors(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_ctrl_c_in_the_middle_of_a_step_lets_the_step_end_and_a_second_one_does_not(pack, tmp_path):
+def test_ctrl_c_in_the_middle_of_a_step_lets_the_step_end_and_a_second_one_does_not(pack, tmp_path, hears_ctrl_c):
     def once_at(number):
         calls = []
 
