@@ -234,6 +234,7 @@ def _record(
         config_digest=config.digest(), run_digest=run_digest,
         provenance=provenance(threads=train.threads, device=device, precision=train.precision),
         leaks=leak_audit(pack, splits.rows), per_episode=summary.per_episode, per_subject=summary.per_subject,
+        confusion=dict(zip(pack.labels, confusion(pack, batch, said).tolist(), strict=True)),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from stf2m_core import results, training
@@ -454,6 +455,25 @@ def ablation_rows(records: Sequence[Record], variants: Sequence[str] = tuple(VAR
                 gap = results.compare([a for a, _ in pairs], [b for _, b in pairs]).difference
                 rows.append({"variant": variant, "setting": setting, "difference": gap.mean} | asdict(gap))
     return rows
+
+
+def confusion_counts(
+    records: Sequence[Record], setting: EpisodeConfig, variant: str = "full"
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(label, label) counts of true against answered labels in a setting, over all folds and seeds, and the labels.
+
+    Args:
+        records: among others, of the variant of ST-F2M in this setting.
+        setting: kind of episode.
+        variant: name of the ablation.
+
+    Raises:
+        RunError: if there is none.
+    """
+    own = [r for r in records if (r.method, r.variant, setting_of(r)) == ("st-f2m", variant, setting.title)]
+    if not own:
+        raise RunError(f"no record of {variant} in {setting.title}", expected="one at least", where="confusion_counts")
+    return np.sum([list(r.confusion.values()) for r in own], 0), tuple(own[0].confusion)
 
 
 def table_of(rows: Sequence[dict[str, Any]], *, index: str = "method", digits: int = 2) -> pd.DataFrame:

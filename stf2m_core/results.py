@@ -30,7 +30,7 @@ from stf2m_core.shapes import EpisodeBatch
 if TYPE_CHECKING:
     from stf2m_core.data.pack import Pack
 
-FORMAT, VERSION = "stf2m-record", 1
+FORMAT, VERSION = "stf2m-record", 2
 _EPISODE_KEYS = {"regime", "n_way", "n_shot", "n_query", "query_prior", "episodes", "seed"}
 _METRIC_KEYS = {"mean", "ci95", "subject_low", "subject_high", "subject_reason"}
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "safetensors")
@@ -88,6 +88,7 @@ class Record:
         leaks: `leak_audit(...)`.
         per_episode: metric -> one number per episode.
         per_subject: "subjects", "total" (queries) and, for each metric that is a mean over queries, its sums.
+        confusion: true label -> how many of its queries were answered by each label, in the order of the keys.
 
     Raises:
         ResultError: if a field is of the wrong type, incomplete, not finite, or the selection looked elsewhere.
@@ -111,6 +112,7 @@ class Record:
     leaks: Mapping[str, int]
     per_episode: Mapping[str, list[float]]
     per_subject: Mapping[str, list]
+    confusion: Mapping[str, list[int]]
 
     def __post_init__(self) -> None:
         kinds = {"str": str, "int": int}
@@ -486,6 +488,10 @@ def _check_contents(record: Record) -> None:
         bool(subjects) and not {"subjects", "total"} <= set(subjects), "per_subject is incomplete", "subjects, total"
     )
     refuse(len({len(x) for x in subjects.values()}) > 1, "per_subject has lists of different length", "equal lengths")
+    for label, row in record.confusion.items():
+        sound = isinstance(row, list) and len(row) == len(record.confusion)
+        sound = sound and all(type(n) is int and n >= 0 for n in row)
+        refuse(not sound, f"confusion of {label} is {row!r}", f"{len(record.confusion)} counts of 0 or more")
 
 
 def _plain(value: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -511,8 +517,9 @@ def _read(path: Path) -> dict[str, Any]:
     version = content.pop("version", None)
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
-        what = f"record version {version!r} is {'newer than this kit' if newer else 'unknown'}"
-        raise ResultError(what, expected=str(VERSION), where=str(path), remedy="Update the kit" if newer else None)
+        what = f"record version {version!r} is {'newer than this kit' if newer else 'not of this kit'}"
+        remedy = "Update the kit" if newer else "Remove it and evaluate again"
+        raise ResultError(what, expected=str(VERSION), where=str(path), remedy=remedy)
     return content
 
 

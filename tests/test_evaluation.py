@@ -345,6 +345,16 @@ def test_a_record_holds_all_metrics_what_chose_the_weights_and_a_clean_audit(pac
         assert record.metrics["accuracy" + name]["mean"] == pytest.approx(accuracy(part, batch)[0])
 
 
+def test_a_record_counts_what_the_adapted_model_confuses(pack, run):
+    record = evaluate(run.path, pack, D_EPISODE, episodes=4, seed=1)
+    model, data, splits = load_model(run.path, pack)
+    batch = EpisodeSampler(pack, splits, "meta_test", D_EPISODE, 1).sample(0, 4)
+    counts = confusion(pack, batch, answer(model, data, batch, seed=1).adapted)
+    assert tuple(record.confusion) == tuple(pack.labels)
+    assert (np.array(list(record.confusion.values())) == counts).all()
+    assert np.trace(counts) / counts.sum() == pytest.approx(record.accuracy.mean)
+
+
 @pytest.mark.parametrize("name", ["nearest-prototype", "ridge-prototype"])
 def test_a_control_answers_the_very_episodes_of_the_model(pack, run, name):
     record = evaluate(run.path, pack, D_EPISODE, episodes=4, seed=1)

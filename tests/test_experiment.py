@@ -283,6 +283,20 @@ def test_a_table_keeps_the_order_of_its_rows_and_leaves_no_number_behind():
         assert table.loc[method, setting] == str(Estimate(mean, 0.01))
 
 
+def test_confusions_are_those_of_the_variant_in_the_setting_over_all_folds_and_seeds(pack, records):
+    setting = STUDIES[EMBEDDED].test[0]
+    counts, labels = experiment.confusion_counts(records, setting)
+    own = [r for r in records if (r.method, r.variant, experiment.setting_of(r)) == ("st-f2m", "full", setting.title)]
+    assert labels == tuple(pack.labels)
+    assert (counts == [own[0].confusion[label] for label in labels]).all()
+    twice = dataclasses.replace(own[0], seed=1)
+    assert (experiment.confusion_counts([*records, twice], setting)[0] == 2 * counts).all()
+    ablated, _ = experiment.confusion_counts(records, setting, "no-temporal")
+    assert (ablated != counts).any()
+    with pytest.raises(RunError, match="no record of no-such in D 5-way 1-shot; expected one at least"):
+        experiment.confusion_counts(records, setting, "no-such")
+
+
 def test_gain_rows_are_paired_differences_to_lesser_readings_of_the_same_records(records):
     rows = experiment.gain_rows(records)
     whole = [r for r in records if r.method == "st-f2m" and r.variant in experiment.WHOLE]

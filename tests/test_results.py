@@ -43,6 +43,7 @@ def make_record(*, skill: float = 1.0, fold: int = 0, seed: int = 0, **changes) 
         "config": {"seed": seed, "split": {"fold": fold}, "steps": (1, 2)},
         "config_digest": "c", "run_digest": "r", "provenance": {"device": "cpu"}, "leaks": {"shared_subjects": 0},
         "per_episode": summary.per_episode, "per_subject": summary.per_subject,
+        "confusion": {"calm": [3, 1], "glad": [0, 2]},
     }  # fmt: skip
     return Record(**settings | changes)
 
@@ -72,8 +73,9 @@ def test_a_record_comes_back_from_its_file_equal(record, tmp_path):
         (lambda c: c.update(colour="red"), "unknown key colour; expected the keys of a record"),
         (lambda c: c.pop("leaks"), "missing key leaks; expected the keys of a record"),
         (lambda c: c.update(format="other"), 'not a record; expected "format": "stf2m-record"'),
-        (lambda c: c.update(version=2), "version 2 is newer than this kit; expected 1 .*Update the kit"),
-        (lambda c: c.update(version="x"), "version 'x' is unknown; expected 1"),
+        (lambda c: c.update(version=3), "version 3 is newer than this kit; expected 2 .*Update the kit"),
+        (lambda c: c.update(version=1), "version 1 is not of this kit; expected 2 .*evaluate again"),
+        (lambda c: c.update(version="x"), "version 'x' is not of this kit; expected 2"),
         (lambda c: c.update(fold="0"), "fold = '0' is malformed; expected a value of type int"),
         (lambda c: c.update(fold=True), "fold = True is malformed; expected a value of type int"),
         (lambda c: c.update(metrics=[1]), r"metrics = \[1\] is malformed; expected a value of type Mapping"),
@@ -83,6 +85,9 @@ def test_a_record_comes_back_from_its_file_equal(record, tmp_path):
         (lambda c: c["per_episode"]["uar"].pop(), "metric uar has 11 values per episode; expected 12"),
         (lambda c: c["per_subject"]["total"].pop(), "lists of different length"),
         (lambda c: c["per_subject"].pop("total"), "per_subject is incomplete; expected subjects, total"),
+        (lambda c: c["confusion"]["glad"].pop(), r"confusion of glad is \[0\]; expected 2 counts of 0 or more"),
+        (lambda c: c["confusion"].update(glad=[0, -2]), r"confusion of glad is \[0, -2\]"),
+        (lambda c: c["confusion"].update(glad=2), "confusion of glad is 2"),
         (lambda c: c.update(selection="meta-test accuracy"), "selection 'meta-test accuracy' is not allowed"),
     ],
 )
