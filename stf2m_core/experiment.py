@@ -468,11 +468,15 @@ def confusion_counts(
         variant: name of the ablation.
 
     Raises:
-        RunError: if there is none.
+        RunError: if there is none, or one that did not count them.
     """
     own = [r for r in records if (r.method, r.variant, setting_of(r)) == ("st-f2m", variant, setting.title)]
     if not own:
         raise RunError(f"no record of {variant} in {setting.title}", expected="one at least", where="confusion_counts")
+    for record in own:
+        if not record.confusion:
+            raise RunError("no confusion", expected="counts of answers", where=f"record {record.name}",
+                           remedy="Run notebook 07 for it again")  # fmt: skip
     return np.sum([list(r.confusion.values()) for r in own], 0), tuple(own[0].confusion)
 
 

@@ -13,7 +13,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +30,7 @@ from stf2m_core.shapes import EpisodeBatch
 if TYPE_CHECKING:
     from stf2m_core.data.pack import Pack
 
-FORMAT, VERSION = "stf2m-record", 2
+FORMAT, VERSION = "stf2m-record", 1
 _EPISODE_KEYS = {"regime", "n_way", "n_shot", "n_query", "query_prior", "episodes", "seed"}
 _METRIC_KEYS = {"mean", "ci95", "subject_low", "subject_high", "subject_reason"}
 _PACKAGES = ("torch", "numpy", "scipy", "pandas", "safetensors")
@@ -88,7 +88,8 @@ class Record:
         leaks: `leak_audit(...)`.
         per_episode: metric -> one number per episode.
         per_subject: "subjects", "total" (queries) and, for each metric that is a mean over queries, its sums.
-        confusion: true label -> how many of its queries were answered by each label, in the order of the keys.
+        confusion: true label -> how many of its queries were answered by each label, in the order of the keys; empty in
+            a record that did not count them.
 
     Raises:
         ResultError: if a field is of the wrong type, incomplete, not finite, or the selection looked elsewhere.
@@ -112,18 +113,18 @@ class Record:
     leaks: Mapping[str, int]
     per_episode: Mapping[str, list[float]]
     per_subject: Mapping[str, list]
-    confusion: Mapping[str, list[int]]
+    confusion: Mapping[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kinds = {"str": str, "int": int}
-        for field in fields(self):
-            kind = kinds.get(str(field.type), Mapping)
-            value = getattr(self, field.name)
+        for item in fields(self):
+            kind = kinds.get(str(item.type), Mapping)
+            value = getattr(self, item.name)
             if not isinstance(value, kind) or isinstance(value, bool):
-                what = f"{field.name} = {value!r} is malformed"
+                what = f"{item.name} = {value!r} is malformed"
                 raise ResultError(what, expected=f"a value of type {kind.__name__}", where="a record")
             if kind is Mapping:
-                object.__setattr__(self, field.name, _plain(value, f"{field.name} of record {self.name}"))
+                object.__setattr__(self, item.name, _plain(value, f"{item.name} of record {self.name}"))
         _check_contents(self)
 
     @property
@@ -139,7 +140,7 @@ class Record:
         """
         if metric not in self.metrics:
             raise _unknown_metric(metric, self)
-        return Estimate(**{field.name: self.metrics[metric].get(field.name) for field in fields(Estimate)})
+        return Estimate(**{item.name: self.metrics[metric].get(item.name) for item in fields(Estimate)})
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write the record; whoever reads `path` meanwhile sees the old file or the new one, whole."""
@@ -158,8 +159,8 @@ class Record:
             ResultError: if the file is missing, not a record, newer than this kit, or has unknown or missing keys.
         """
         content = _read(Path(path))
-        known = {field.name for field in fields(cls)}
-        for what, keys in (("unknown", set(content) - known), ("missing", known - set(content))):
+        known = {f.name for f in fields(cls)}
+        for what, keys in (("unknown", set(content) - known), ("missing", known - set(content) - {"confusion"})):
             if keys:
                 names = ", ".join(sorted(keys))
                 raise ResultError(f"{what} key {names}", expected="the keys of a record", where=str(path))
@@ -517,9 +518,8 @@ def _read(path: Path) -> dict[str, Any]:
     version = content.pop("version", None)
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
-        what = f"record version {version!r} is {'newer than this kit' if newer else 'not of this kit'}"
-        remedy = "Update the kit" if newer else "Remove it and evaluate again"
-        raise ResultError(what, expected=str(VERSION), where=str(path), remedy=remedy)
+        what = f"record version {version!r} is {'newer than this kit' if newer else 'unknown'}"
+        raise ResultError(what, expected=str(VERSION), where=str(path), remedy="Update the kit" if newer else None)
     return content
 
 

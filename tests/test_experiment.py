@@ -295,6 +295,9 @@ def test_confusions_are_those_of_the_variant_in_the_setting_over_all_folds_and_s
     assert (ablated != counts).any()
     with pytest.raises(RunError, match="no record of no-such in D 5-way 1-shot; expected one at least"):
         experiment.confusion_counts(records, setting, "no-such")
+    old = dataclasses.replace(own[0], confusion={})
+    with pytest.raises(RunError, match="no confusion; expected counts .*Run notebook 07 for it again"):
+        experiment.confusion_counts([*records, old], setting)
 
 
 def test_gain_rows_are_paired_differences_to_lesser_readings_of_the_same_records(records):
