@@ -20,7 +20,7 @@ help:
 	@echo 'make reproduce   from data to results: prepares data, trains, evaluates, ablates, draws figures and tables.'
 	@echo '                 It shows the table at its end; everything is under results/. Run again, it does only what is missing.'
 	@echo '                   DATA=folder   real data found there (without it: the embedded synthetic set)'
-	@echo '                   PROFILE=...   smoke (minutes), standard (about an hour or more) or paper (long); now: $(PROFILE)'
+	@echo '                   PROFILE=...   smoke (minutes), standard (half an hour or more) or paper (long); now: $(PROFILE)'
 	@echo '                   JOBS=n        notebooks running at the same time; now: $(JOBS)'
 	@echo '                   DRY=1         only tell what would run, and why'
 	@echo '                   RESULTS=dir   another place for the results; now: $(RESULTS)'
@@ -29,7 +29,7 @@ help:
 	@echo 'make lab         opens the notebooks in JupyterLab.'
 	@echo 'make bench       measures speed and memory.'
 	@echo 'make help        this text.'
-	@echo 'The first three need Python 3.11 or newer (PYTHON=path names another one), and make .venv/ the first time.'
+	@echo 'All but help need Python 3.11 or newer (PYTHON=path names another one), and make .venv/ the first time.'
 
 $(WHOLE): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
