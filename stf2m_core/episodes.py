@@ -23,6 +23,8 @@ from stf2m_core.shapes import EpisodeBatch
 
 SPLITS = ("meta_train", "meta_val", "meta_test")
 TRIES = 50
+MORE_TRIES = 2000
+"""At the draw: an episode of rare classes that was found once in 64 x 50 tries must not end a training half-way."""
 
 
 @dataclass(frozen=True)
@@ -185,14 +187,14 @@ class EpisodeSampler:
             raise EpisodeError(f"{int(n_subjects.max(initial=0))} subject in the largest domain",
                                expected="at least 2: support and query come from different subjects",
                                where=self.where, remedy="Use Regime P or other splits")  # fmt: skip
-        self._feasible_sides(np.arange(64), units)  # raises when even 64 episodes x 50 tries find nothing
+        self._feasible_sides(np.arange(64), units, TRIES)  # raises when one of 64 episodes is not found in 50 tries
         return units
 
     def sample(self, first: int, n_episodes: int, chunk: int = 64) -> EpisodeBatch:
         """Episodes `first` to `first + n_episodes - 1` of the stream.
 
         Raises:
-            EpisodeError: if an episode stays infeasible after 50 tries, with the counts.
+            EpisodeError: if an episode stays infeasible after 2000 tries, with the counts.
         """
         starts = range(first, first + n_episodes, chunk)
         parts = [self._sample(np.arange(s, min(s + chunk, first + n_episodes))) for s in starts]
@@ -200,7 +202,11 @@ class EpisodeSampler:
         return EpisodeBatch(*(torch.from_numpy(np.concatenate(columns)) for columns in zip(*parts, strict=True)), own)
 
     def _sample(self, ids: np.ndarray) -> tuple[np.ndarray, ...]:
-        side = self._personal_sides(ids) if self.config.regime == "P" else self._feasible_sides(ids, self.units)
+        side = (
+            self._personal_sides(ids)
+            if self.config.regime == "P"
+            else self._feasible_sides(ids, self.units, MORE_TRIES)
+        )
         classes = self._draw_classes(ids, side)
         support = self._draw(ids, classes, side == 1, self.config.n_shot, "support")
         if self.config.query_prior == "balanced":
@@ -220,12 +226,12 @@ class EpisodeSampler:
         own = self.subject == unit[:, :1]
         return np.where(own, np.where(self.group == unit[:, 1:], 1, 2), 0)
 
-    def _feasible_sides(self, ids: np.ndarray, units: np.ndarray) -> np.ndarray:
+    def _feasible_sides(self, ids: np.ndarray, units: np.ndarray, tries: int) -> np.ndarray:
         """One bipartition of a domain's subjects per episode, drawn again until the classes suffice."""
         side = np.zeros((len(ids), len(self.rows)), np.int64)
         open_ = np.arange(len(ids))
         best = 0
-        for attempt in range(TRIES):
+        for attempt in range(tries):
             side[open_] = self._sides(ids[open_], units, attempt)
             n_feasible = self._feasible(side[open_]).sum(1)
             best = max(best, int(n_feasible.max(initial=0)))
@@ -235,7 +241,7 @@ class EpisodeSampler:
         need_support, need_query = self._needs()
         raise EpisodeError(
             f"at most {best} classes have {need_support} support and {need_query} query clips from different subjects "
-            f"after {TRIES} draws", expected=f"{self.config.n_way} for {self.config.title} episodes", where=self.where,
+            f"after {tries} draws", expected=f"{self.config.n_way} for {self.config.title} episodes", where=self.where,
             remedy="Lower n_way, n_shot or n_query",
         )  # fmt: skip
 

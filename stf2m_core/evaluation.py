@@ -25,7 +25,7 @@ from stf2m_core.errors import RunError
 from stf2m_core.model.st_f2m import STF2M, episode_targets
 from stf2m_core.results import Record, episode_digest, leak_audit, provenance
 from stf2m_core.shapes import EpisodeBatch
-from stf2m_core.training import Validation, cpu_threads, load_model
+from stf2m_core.training import CODE_DIGEST, Validation, cpu_threads, load_model
 from stf2m_core.views import ResidentViews
 
 CONTROLS = {"nearest-prototype": NearestPrototype, "ridge-prototype": RidgePrototype}
@@ -232,7 +232,7 @@ def _record(
         pack_digest=pack.digest, method=method, variant=variant, fold=fold, seed=train.seed, split="meta_test",
         episode=facts, metrics=summary.metrics, selection=selection, config=config.to_mapping(),
         config_digest=config.digest(), run_digest=run_digest,
-        provenance=provenance(threads=train.threads, device=device, precision=train.precision),
+        provenance=provenance(threads=train.threads, device=device, precision=train.precision) | {"code": CODE_DIGEST},
         leaks=leak_audit(pack, splits.rows), per_episode=summary.per_episode, per_subject=summary.per_subject,
         confusion=dict(zip(pack.labels, confusion(pack, batch, said).tolist(), strict=True)),
     )  # fmt: skip

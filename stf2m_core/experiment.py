@@ -5,6 +5,7 @@ The notebooks call these functions, one per cell; `make reproduce` orders the no
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,7 +19,7 @@ from stf2m_core import results, training
 from stf2m_core.config import EpisodeConfig, RunConfig
 from stf2m_core.data.manifest import ImportReport, import_dataset
 from stf2m_core.data.pack import Pack, open_pack
-from stf2m_core.errors import ConfigError, RunError
+from stf2m_core.errors import ConfigError, PackError, RunError
 from stf2m_core.evaluation import CONTROLS, evaluate, evaluate_control, score
 from stf2m_core.results import Record
 
@@ -188,10 +189,7 @@ def prepare_pack(dataset: str, path: str | os.PathLike[str], profile: str, *, so
     Raises:
         ManifestError: if the data set is unknown or its files are not as stated.
     """
-    options: dict[str, Any] = {}
-    if dataset == EMBEDDED:  # small and pure, or large with gains, dead nodes, missing views and ambiguity
-        small = profile in ("smoke", "test")
-        options = {"preset": "smoke", "pure": True} if small else {"preset": "standard"}
+    options = _embedded_options(profile) if dataset == EMBEDDED else {}
     return import_dataset(dataset, source=source or None, out=path, overwrite=True, **options)
 
 
@@ -199,11 +197,22 @@ def open_or_make_pack(path: str | os.PathLike[str], profile: str = "smoke") -> P
     """Open a pack; the embedded set is made first if it is not there, so that every notebook works alone.
 
     Raises:
-        PackError: if there is no pack and it is not the embedded set.
+        PackError: if there is no pack and it is not the embedded set, or if it is, in the size of another profile.
     """
     if Path(path).name == EMBEDDED and not (Path(path) / "pack.json").exists():
         prepare_pack(EMBEDDED, path, profile)
-    return open_pack(path)
+    pack = open_pack(path)
+    origin = json.loads((pack.path / "pack.json").read_text(encoding="utf-8"))["made_from"] or {}
+    made, wanted = origin.get("options"), _embedded_options(profile)
+    if pack.name == EMBEDDED and made is not None and any(made.get(name) != wanted[name] for name in wanted):
+        raise PackError(f"a pack made with {made}", expected=f"{wanted}, as profile {profile} has it", where=str(path),
+                        remedy=f"Run notebook 01 with profile = {profile!r}, or name another pack")  # fmt: skip
+    return pack
+
+
+def _embedded_options(profile: str) -> dict[str, Any]:
+    """Of the embedded set: small and pure, or large with gains, dead nodes, missing views and ambiguity."""
+    return {"preset": "smoke", "pure": True} if profile in ("smoke", "test") else {"preset": "standard"}
 
 
 def study_of(pack: Pack) -> Study:
@@ -248,7 +257,7 @@ def run_folder(out: str | os.PathLike[str], pack: Pack, config: RunConfig, varia
 
     Runs of other settings, or of another version of the model's code, never mix.
     """
-    name = f"{variant}-fold{config.split.fold}-seed{config.train.seed}-{config.digest()}-{training.code_digest()}"
+    name = f"{variant}-fold{config.split.fold}-seed{config.train.seed}-{config.digest()}-{training.CODE_DIGEST}"
     return Path(out) / "runs" / pack.name / name
 
 
@@ -361,13 +370,18 @@ def complete_run(pack: Pack, config: RunConfig, out: str | os.PathLike[str], var
     if not _is_evaluated(pack, config, out, variant):
         train_run(pack, config, out, variant=variant)
         evaluate_run(pack, config, out, variant=variant)
-    files = (Path(out) / "records" / pack.name).glob(f"st-f2m_*_{config.digest()}.json")
-    return [r for r in map(Record.from_json, sorted(files)) if r.pack_digest == pack.digest]
+    return [r for r in _present_records(pack, config, out) if r.method == "st-f2m"]
+
+
+def _present_records(pack: Pack, config: RunConfig, out: str | os.PathLike[str]) -> list[Record]:
+    """Those of a run that this pack and this version of the code gave, by file name."""
+    files = sorted((Path(out) / "records" / pack.name).glob(f"*_{config.digest()}.json"))
+    present = pack.digest, training.CODE_DIGEST
+    return [r for r in map(Record.from_json, files) if (r.pack_digest, r.provenance.get("code")) == present]
 
 
 def _is_evaluated(pack: Pack, config: RunConfig, out: str | os.PathLike[str], variant: str) -> bool:
-    files = (Path(out) / "records" / pack.name).glob(f"*_{config.digest()}.json")
-    found = {(r.method, setting_of(r)) for r in map(Record.from_json, files) if r.pack_digest == pack.digest}
+    found = {(r.method, setting_of(r)) for r in _present_records(pack, config, out)}
     methods = ("st-f2m", *CONTROLS) if variant in WHOLE and config.train.seed == 0 else ("st-f2m",)
     return found >= {(method, setting.title) for method in methods for setting in study_of(pack).settings(variant)}
 
@@ -393,8 +407,8 @@ def records_of(pack: Pack, out: str | os.PathLike[str], profile: str) -> list[Re
         for seed in design(pack.name, profile).seeds
     }
     folder = Path(out) / "records" / pack.name
-    found = results.load_records(folder) if folder.exists() else []
-    found = [r for r in found if r.config_digest in wanted and r.pack_digest == pack.digest]
+    files = [file for file in sorted(folder.glob("*.json")) if file.stem.rpartition("_")[2] in wanted]
+    found = [r for r in map(Record.from_json, files) if r.pack_digest == pack.digest]
     if not found:
         raise RunError(f"no record of profile {profile}", expected="evaluated runs", where=str(folder),
                        remedy=f"Run `make reproduce PROFILE={profile}` or notebook 07 first")  # fmt: skip

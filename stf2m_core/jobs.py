@@ -53,6 +53,8 @@ class Job:
     outputs: tuple[str, ...] = ()
     """What the notebook must have made, relative to the results; a folder with a pack.json is a pack. A job that names
     outputs passes nothing else on: when they come out the same, what needs the job stays up to date."""
+    leaves: tuple[str, ...] = ()
+    """Patterns, relative to the results, of files that are there after it; if one matches nothing, it runs again."""
     early: bool = False
     """Whether it goes before others that could start as well, since it is long or others wait for it."""
     gpu: int = 0
@@ -109,7 +111,7 @@ def _write_keys(jobs: Sequence[Job], results: Path, package: str) -> None:
         key = {"notebook": sources[job.notebook], "parameters": parameters, "package": package}
         key |= {"data": job.data, "outputs": job.outputs, "threads": job.threads}
         _write_if_new(_file(results, "keys", job.id), key)
-        if not all((results / output).exists() for output in job.outputs):
+        if not _is_whole(asdict(job), results):
             _file(results, "done", job.id).unlink(missing_ok=True)
 
 
@@ -188,7 +190,7 @@ def run_job(name: str, plan: Path) -> bool:
     inputs, outputs = _inputs(name, job["needs"], results), [results / output for output in job["outputs"]]
     with held(results / ".slots" / "jobs" / f"{name}.lock"):
         made = _load(record)
-        is_new = made is None or made["inputs"] != inputs or not all(path.exists() for path in [executed, *outputs])
+        is_new = made is None or made["inputs"] != inputs or not _is_whole(job, results)
         if is_new:
             record.unlink(missing_ok=True)  # from here on the old outputs may be half replaced
             with gpu_slot(results, facts["gpus"] if job["gpu"] else []):
@@ -201,6 +203,12 @@ def run_job(name: str, plan: Path) -> bool:
             _write_if_new(record, made)
         _write_if_new(_file(results, "done", name), made)
     return is_new
+
+
+def _is_whole(job: Mapping[str, Any], results: Path) -> bool:
+    """Whether the executed notebook and all that a job has made are still there."""
+    made = [f"executed/{job['id']}.ipynb", *job["outputs"]]
+    return all((results / path).exists() for path in made) and all(any(results.glob(p)) for p in job["leaves"])
 
 
 def _file(results: Path, kind: Literal["keys", "done", "made"], name: str) -> Path:

@@ -7,6 +7,7 @@ synthetic set; `jobs` runs those that are not up to date. The other notebooks ar
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -129,7 +130,15 @@ def plan(
         _job("11_labels_and_raters", notebooks, raters, id=f"{VOTES}/11_raters", needs=first, data=votes.facts),
         _job("12_bring_your_own_data", notebooks, given | {"profile": "smoke"}, needs=first),
         _job("13_from_recordings_to_views", notebooks, given, needs=first),
-        _job("16_fuse_votes", notebooks, fusion, id=f"{VOTES}/16_fuse_votes", needs=first, data=votes.facts),
+        _job(
+            "16_fuse_votes",
+            notebooks,
+            fusion,
+            id=f"{VOTES}/16_fuse_votes",
+            needs=first,
+            data=votes.facts,
+            leaves=(f"tables/{VOTES}/fusion.md",),
+        ),
     ]
     for dataset in datasets:
         jobs += _plan_dataset(dataset, profile, results, notebooks, design(dataset.name, profile))
@@ -146,10 +155,11 @@ def _plan_dataset(dataset: Dataset, profile: str, results: Path, notebooks: Path
     folders = {"pack": str(results / "packs" / name), "results": str(results)}
 
     def add(
-        step: str, needs: Sequence[str], *, suffix: str = "", gpu: int = 0, early: bool = False, **parameters: Any
-    ) -> str:
-        id = f"{name}/{step}{suffix}"
-        jobs.append(_job(step, notebooks, folders | parameters, id=id, needs=tuple(needs), gpu=gpu, early=early))
+        step: str, needs: Sequence[str], *, suffix: str = "", gpu: int = 0, early: bool = False,
+        leaves: tuple[str, ...] = (), **parameters: Any,
+    ) -> str:  # fmt: skip
+        id, settings = f"{name}/{step}{suffix}", {"gpu": gpu, "early": early, "leaves": leaves}
+        jobs.append(_job(step, notebooks, folders | parameters, id=id, needs=tuple(needs), **settings))
         return id
 
     prepared = f"{name}/01_prepare_data"
@@ -162,13 +172,17 @@ def _plan_dataset(dataset: Dataset, profile: str, results: Path, notebooks: Path
     for variant, fold, seed in _runs(design):
         run = {"profile": profile, "variant": variant, "fold": fold, "seed": seed}
         suffix = f"-{variant}-fold{fold}-seed{seed}"
-        trained[variant, fold, seed] = add("06_meta_train", [prepared], suffix=suffix, gpu=1, early=True, **run)
-        evaluated.append(add("07_evaluate", [trained[variant, fold, seed]], suffix=suffix, gpu=1, **run))
+        leaves = (f"runs/{name}/{suffix[1:]}-*/model.safetensors",)
+        made = add("06_meta_train", [prepared], suffix=suffix, gpu=1, early=True, leaves=leaves, **run)
+        leaves = (f"records/{name}/st-f2m_{variant}_*_fold{fold}_seed{seed}_*.json",)
+        evaluated.append(add("07_evaluate", [made], suffix=suffix, gpu=1, leaves=leaves, **run))
+        trained[variant, fold, seed] = made
     shown = {"fold": design.folds[0], "seed": design.seeds[0]}
     for step in ("04_watch_the_rules_fire", "05_adapt_to_one_episode", "14_read_one_clip"):
         add(step, [trained["full", shown["fold"], shown["seed"]]], gpu=1, profile=profile, **shown)
     ablated = add("08_ablate", evaluated, gpu=1, profile=profile)
-    add("09_figures_and_tables", [ablated], profile=profile)
+    leaves = (f"tables/{name}/main.md", f"tables/{name}/gains.md", f"figures/{name}/*.png")
+    add("09_figures_and_tables", [ablated], leaves=leaves, profile=profile)
     shown = [trained.get((variant, design.folds[0], design.seeds[0])) for variant in _CONTRASTED]
     if name == EMBEDDED and profile == "smoke" and all(shown):  # the larger packs are not pure, and have no reference
         add("17_ablate_on_synthetic_truth", shown, gpu=1, early=True, profile=profile, episodes=_CONTRASTS)
@@ -219,8 +233,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--where", choices=("local", "slurm"), default="local", help="this machine, or through Slurm")
     parser.add_argument("--dry-run", action="store_true", help="only tell what would run, and why")
     options = parser.parse_args(arguments)
-    results = Path(options.results)
+    results = Path(options.results).expanduser()
     try:
+        # where a shell leaves the ~ of DATA=~/folder as it is
+        options.data = options.data and os.path.expanduser(options.data)
         datasets, votes = _find(options.data)
         jobs = plan(datasets, options.profile, results=results, votes=votes)
         sys.stdout.write(find_others(options.data, datasets))

@@ -84,7 +84,7 @@ class Record:
         config: all settings.
         config_digest: of the settings.
         run_digest: of the trained weights.
-        provenance: `provenance(...)`.
+        provenance: `provenance(...)`, and of which version of the code (`training.CODE_DIGEST`).
         leaks: `leak_audit(...)`.
         per_episode: metric -> one number per episode.
         per_subject: "subjects", "total" (queries) and, for each metric that is a mean over queries, its sums.
@@ -231,18 +231,6 @@ def episode_digest(batch: EpisodeBatch) -> str:
 
 
 # --- records together
-
-
-def load_records(folder: str | os.PathLike[str]) -> list[Record]:
-    """All records `*.json` of a folder, by file name.
-
-    Raises:
-        ResultError: if there are none, or one of them cannot be read.
-    """
-    paths = sorted(Path(folder).glob("*.json"))
-    if not paths:
-        raise ResultError("no record found", expected="files *.json", where=str(folder))
-    return [Record.from_json(path) for path in paths]
 
 
 def combine(records: Sequence[Record], metric: str = "accuracy") -> Estimate:

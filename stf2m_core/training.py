@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -28,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from stf2m_core import seeding
-from stf2m_core.config import RunConfig, TrainConfig
+from stf2m_core.config import EpisodeConfig, RunConfig, TrainConfig
 from stf2m_core.data.pack import Pack
 from stf2m_core.encoding import Disturbance, Encoding, encode_clips, encode_episodes, model_statistics, set_statistics
 from stf2m_core.episodes import EpisodeSampler, Splits, save_episodes, split_subjects
@@ -89,12 +90,16 @@ class Progress:
     seconds: float = 0.0
 
 
-def code_digest() -> str:
+def _code_digest() -> str:
     """6 hex digits of the source of everything that a run's weights depend on; part of the name of a run's folder."""
     root = Path(__file__).parent
-    names = ["config.py", "encoding.py", "episodes.py", "seeding.py", "training.py", "views.py"]
+    names = ["config.py", "encoding.py", "episodes.py", "evaluation.py", "seeding.py", "training.py", "views.py"]
     files = [root / name for name in names] + sorted((root / "model").glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:6]
+
+
+CODE_DIGEST = _code_digest()
+"""Of the code as it was imported, also if a file is edited while it runs."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -146,10 +151,14 @@ def asked_to_stop() -> Iterator[list[bool]]:
 
 
 def build(data: ResidentViews, splits: Splits, config: RunConfig) -> STF2M:
-    """A fresh model with the statistics of meta-train; its first weights come from the run's seed alone."""
+    """A fresh model with the statistics of meta-train; its first weights come from the run's seed alone.
+
+    Known is an emotion of meta-train of which it has clips.
+    """
     known = torch.zeros(data.soft_labels.shape[1], dtype=torch.bool)
     if config.inner.label_knowledge:
-        known[torch.from_numpy(splits.labels["meta_train"])] = True
+        shown = data.labels.cpu()[torch.from_numpy(splits.rows["meta_train"])]
+        known[np.intersect1d(shown[shown >= 0], splits.labels["meta_train"])] = True
     steps = {name: modality.step_s or config.views.step_s for name, modality in data.modalities.items()}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seeding.derive(config.train.seed, "weights"))
@@ -194,6 +203,20 @@ def _each_moments(views: Mapping[str, ViewBatch]) -> list[Tensor]:
     return [moments(view) for view in views.values()]
 
 
+class NonFiniteError(FloatingPointError):
+    """A loss, its gradient or the NLL of meta-validation is not finite; with the episodes that made it so.
+
+    Args:
+        what: is not finite.
+        setting: kind of the episodes.
+        batch: the episodes.
+    """
+
+    def __init__(self, what: str, setting: EpisodeConfig, batch: EpisodeBatch):
+        super().__init__(what)
+        self.setting, self.batch = setting, batch
+
+
 Phase = Literal["start", "prototypes", "first order", "second order"]
 """Parts of the schedule: naming the emotions outright, prototypes alone, and the inner loop in two orders."""
 
@@ -225,6 +248,22 @@ def learning_rate(step: int, config: TrainConfig) -> float:
         return config.lr * (step + 1) / start
     share = (step - start) / max(1, config.max_steps - start)
     return config.lr * (0.02 + 0.98 * (1 + math.cos(math.pi * share)) / 2)
+
+
+def kind_of_step(step: int, config: RunConfig) -> int:
+    """Which kind of episode a step takes: the kinds take turns, after a start with the first alone."""
+    return 0 if phase_of(step, config.train) == "start" else step % len(config.episodes)
+
+
+def episodes_before(step: int, config: RunConfig) -> int:
+    """Episodes of a step's kind, named once or more, that earlier steps took; no step sees theirs again (D-93)."""
+    n_kinds, start = len(config.episodes), phase_ends(config.train)[0]
+    asked = config.episodes[kind_of_step(step, config)]
+    steps = min(step, start) if asked == config.episodes[0] else 0
+    for kind in [kind for kind in range(n_kinds) if config.episodes[kind] == asked]:
+        # of the steps below x, (x - kind + n - 1) // n are at this turn
+        steps += (max(step, start) - kind + n_kinds - 1) // n_kinds - (start - kind + n_kinds - 1) // n_kinds
+    return steps * config.train.meta_batch
 
 
 def step_weights(n_steps: int, share: float) -> list[float]:
@@ -345,25 +384,25 @@ class Trainer:
 
     def batch(self, step: int) -> EpisodeBatch:
         """The episodes of an outer step."""
-        kind, size = self.kind(step), self.config.train.meta_batch
-        return self.samplers[kind].sample((step // len(self.samplers)) * size, size).to(self.data.device)
+        first, size = episodes_before(step, self.config), self.config.train.meta_batch
+        return self.samplers[self.kind(step)].sample(first, size).to(self.data.device)
 
     def kind(self, step: int) -> int:
-        """Which kind of episode a step takes: the kinds take turns, after a start with the first alone."""
-        return 0 if phase_of(step, self.config.train) == "start" else step % len(self.samplers)
+        """Which kind of episode a step takes."""
+        return kind_of_step(step, self.config)
 
     def step(self) -> dict[str, Any]:
         """One outer step.
 
         Raises:
-            FloatingPointError: if the loss or its gradient is not finite; the optimiser has then not moved.
+            NonFiniteError: if the loss or its gradient is not finite; the optimiser has then not moved.
         """
         train, step = self.config.train, self.progress.step
         phase = phase_of(step, train)
         if step == first_phase_ends(train) > 0:
             self.place()
         self.optimiser.zero_grad(set_to_none=True)
-        line = {"loss": 0.0, "accuracy": 0.0}
+        line, setting = {"loss": 0.0, "accuracy": 0.0}, self.samplers[self.kind(step)].config
         batch, generator = self.batch(step), seeding.generator(train.seed, "disturbance", step, device=self.data.device)
         for first in range(0, len(batch), train.chunk):
             some = batch[first : first + train.chunk]
@@ -371,18 +410,17 @@ class Trainer:
             (loss * (len(some) / len(batch))).backward()
             line = {name: value + part[name] * len(some) / len(batch) for name, value in line.items()}
         if not math.isfinite(line["loss"]):
-            raise FloatingPointError(f"loss {line['loss']} at step {step}")
+            raise NonFiniteError(f"loss {line['loss']} at step {step}", setting, batch)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), train.clip_norm, foreach=False)
         if not torch.isfinite(norm):
-            raise FloatingPointError(f"gradient norm {float(norm)} at step {step}")
+            raise NonFiniteError(f"gradient norm {float(norm)} at step {step}", setting, batch)
         rate = learning_rate(step, train)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimiser.step()
         self.average(step)
         self.progress.step += 1
-        setting = self.samplers[self.kind(step)].config.title
-        return {"kind": "train", "step": step, "setting": setting, "phase": phase} | line
+        return {"kind": "train", "step": step, "setting": setting.title, "phase": phase} | line
 
     @torch.no_grad()
     def average(self, step: int) -> None:
@@ -440,6 +478,9 @@ class Trainer:
             model.axes.copy_(axes)
             person = torch.unique(subject, return_inverse=True)[1]
             model.know(knowledge(embedding @ axes, label, person, len(model.known)))
+            shown = torch.bincount(label, minlength=len(model.known)).to(model.known.device) > 0
+            for each in (model, self.averaged):  # of an emotion that no episode showed nothing is known
+                each.known &= shown
 
     def _embedded(self) -> tuple[Tensor, Tensor, Tensor]:
         """On the CPU, clips of training episodes before axes are placed: embedding (clip, feature), row, episode."""
@@ -456,7 +497,7 @@ class Trainer:
     def _undisturbed(self, n_batches: int, purpose: str) -> Iterator[tuple[Encoding, EpisodeBatch]]:
         """Some training episodes of each kind as they are."""
         train = self.config.train
-        for index, sampler in enumerate(self.samplers):
+        for index, sampler in enumerate({s.config: s for s in self.samplers}.values()):
             for first in range(n_batches):
                 batch = sampler.sample(first * train.meta_batch, train.meta_batch).to(self.data.device)
                 yield encode_episodes(self.model, self.data, batch, seed=train.seed, stream=f"{purpose}/{index}",
@@ -466,13 +507,13 @@ class Trainer:
         """Meta-validation; keeps the weights if the mean NLL over settings is the best so far."""
         train, step = self.config.train, self.progress.step
         lines, total, softening = [], 0.0, torch.zeros(2, 2)
-        for setting, batch in self.validation.items():
+        for kind, batch in self.validation.items():
             said = Validation(*validate(self.averaged, self.data, batch.to(self.data.device), train.seed))
+            if not math.isfinite(said.nll):
+                raise NonFiniteError(f"meta-validation NLL {said.nll} at step {step}", kind, batch)
             total += said.nll / len(self.validation)
             softening[int(batch.own[0])] += torch.tensor([math.log(said.temperature), 1.0])
-            lines.append({"kind": "validation", "step": step, "setting": setting, **said._asdict()})
-        if not math.isfinite(total):
-            raise FloatingPointError(f"meta-validation NLL {total} at step {step}")
+            lines.append({"kind": "validation", "step": step, "setting": kind.title, **said._asdict()})
         better = total < self.progress.best_nll
         if better:
             self.progress.best_nll, self.progress.best_step, self.progress.worse = total, step, 0
@@ -509,8 +550,10 @@ class Trainer:
         if "progress" not in facts:
             raise RunError("no checkpoint", expected="what training saves", where=str(path), remedy="Remove it")
         check_same(path, facts, self.config, self.pack)
-        self.model.load_state_dict(_under(tensors, "model."))
-        self.averaged.load_state_dict(_under(tensors, "average."))
+        if facts["optimiser_names"] != self.names:
+            raise _other_code(path)
+        _restore(self.model, _under(tensors, "model."), path)
+        _restore(self.averaged, _under(tensors, "average."), path)
         self.best = _under(tensors, "best.")
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in _under(tensors, "optimiser.").items():
@@ -520,7 +563,7 @@ class Trainer:
         self.progress = Progress(**facts["progress"])
 
 
-def validation_episodes(pack: Pack, splits: Splits, config: RunConfig) -> dict[str, EpisodeBatch]:
+def validation_episodes(pack: Pack, splits: Splits, config: RunConfig) -> dict[EpisodeConfig, EpisodeBatch]:
     """The same meta-validation episodes at every validation: of each kind that meta-validation can give.
 
     Raises:
@@ -533,7 +576,7 @@ def validation_episodes(pack: Pack, splits: Splits, config: RunConfig) -> dict[s
         except EpisodeError as error:
             reasons.append(error)
             continue
-        result[kind.title] = sampler.sample(0, config.train.validation_episodes)
+        result[kind] = sampler.sample(0, config.train.validation_episodes)
     if not result:
         raise reasons[0]
     return result
@@ -614,10 +657,9 @@ def _loop(trainer: Trainer, folder: Path, lines: list, validate: Validate, progr
                 if stop:
                     said = f"stopped after {step} steps, saved in {checkpoint}; the same call continues"
                     raise KeyboardInterrupt(said)
-        except FloatingPointError as error:
+        except NonFiniteError as error:
             where = folder / FAILED
-            kind = trainer.samplers[trainer.kind(trainer.progress.step)].config
-            save_episodes(where, trainer.batch(trainer.progress.step).to("cpu"), trainer.pack, kind)
+            save_episodes(where, error.batch.to("cpu"), trainer.pack, error.setting)
             remedy = f"The episodes are in {where}; lower train.lr or look at these clips"
             raise RunError(f"{error}", expected="a finite loss", where=str(folder), remedy=remedy) from error
 
@@ -693,8 +735,20 @@ def load_model(
     data = ResidentViews(pack, config.views, resolve_device(device or config.train.device))
     splits = split_subjects(pack, config.split)
     model = build(data, splits, config)
-    model.load_state_dict(tensors)
+    _restore(model, tensors, path)
     return model.eval(), data, splits
+
+
+def _restore(model: STF2M, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:  # its many lines name every tensor
+        raise _other_code(path) from error
+
+
+def _other_code(path: Path) -> RunError:
+    return RunError("weights of other names or sizes", expected="those of this version of the kit", where=str(path),
+                    remedy='Train again: another run_dir, or resume="restart"')  # fmt: skip
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

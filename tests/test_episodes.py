@@ -322,6 +322,25 @@ def test_a_single_person_gives_no_domain_episode(tmp_path):
         EpisodeSampler(pack, whole(pack), "meta_train", EpisodeConfig(n_way=2), 0)
 
 
+def test_episodes_of_rare_classes_do_not_run_out_half_way(tmp_path):
+    """Three emotions that two people each show: few bipartitions will do, and 50 draws do not always meet one."""
+    n_accepted = 0
+    for seed in range(6):
+        rare = np.random.default_rng(seed).random((3, 8)).argsort(1)[:, :2]
+        labels = ("a", "b", "c", "d", "e")
+        shows = {label: {f"s{s:02d}" for s in who} for label, who in zip("cde", rare, strict=True)}
+        rows = people(n_subjects=8, per_domain=8, labels=labels, per_label=2)
+        rows = [row for row in rows if row[3] not in shows or row[0] in shows[row[3]]]
+        pack = packed(tmp_path / str(seed), rows, labels)
+        try:
+            sampler = EpisodeSampler(pack, whole(pack), "meta_train", EpisodeConfig(n_way=5, n_query=2), 0)
+        except EpisodeError:
+            continue
+        assert len(sampler.sample(0, 1200)) == 1200
+        n_accepted += 1
+    assert n_accepted > 0
+
+
 @pytest.mark.parametrize(("regime", "n_query"), [("D", 5), ("P", 4)])
 def test_natural_queries_of_some_of_the_classes_are_given_or_refused_at_construction(tmp_path, regime, n_query):
     rows = [

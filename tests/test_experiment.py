@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from stf2m_core import experiment, open_pack
+from stf2m_core import evaluation, experiment, open_pack, training
 from stf2m_core.config import PROFILES
 from stf2m_core.errors import ConfigError, ManifestError, PackError, RunError
 from stf2m_core.experiment import (
@@ -165,6 +165,8 @@ def test_an_open_pack_is_not_made_again_and_a_missing_one_only_if_it_is_embedded
     assert (pack.path / "pack.json").stat().st_mtime_ns == before
     with pytest.raises(PackError, match="my_set"):
         experiment.open_or_make_pack(tmp_path / "my_set")
+    with pytest.raises(PackError, match="made with .*smoke.*; expected .*standard.*as profile paper.*Run notebook 01"):
+        experiment.open_or_make_pack(pack.path, "paper")
     with pytest.raises(ManifestError, match="ravdess_features needs a source"):
         experiment.prepare_pack("ravdess_features", tmp_path / "r", "smoke")
 
@@ -228,6 +230,23 @@ def test_a_complete_design_is_left_alone_and_a_lost_record_is_made_again(pack, r
     made = next(r for r in again if r.variant == "no-views" and r.episode == lost.episode)
     assert made.per_episode == lost.per_episode
     assert made.run_digest == lost.run_digest
+
+
+def test_records_of_other_code_are_made_again_and_what_is_no_record_of_the_profile_is_not_read(
+    pack, results, records, tmp_path, monkeypatch
+):
+    config, folder = config_for(pack, "test", variant="no-views"), results / "records" / EMBEDDED
+    before = experiment.complete_run(pack, config, results, "no-views")
+    (folder / "st-f2m_full_torn_fold0_seed0_0123456789ab.json").write_text("torn")
+    assert experiment.records_of(pack, results, "test") == records
+    (folder / "st-f2m_full_torn_fold0_seed0_0123456789ab.json").unlink()
+    out = shutil.copytree(results, tmp_path / "results")
+    assert {r.provenance["code"] for r in before} == {training.CODE_DIGEST}
+    for module in (training, evaluation):
+        monkeypatch.setattr(module, "CODE_DIGEST", "abcdef")
+    made = experiment.complete_run(pack, config, out, "no-views")
+    assert {r.provenance["code"] for r in made} == {"abcdef"}
+    assert [r.metrics for r in made] == [r.metrics for r in before]
 
 
 def test_records_of_another_profile_or_pack_are_not_mixed_in(pack, results):

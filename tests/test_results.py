@@ -205,15 +205,6 @@ def test_episode_digest_tells_episodes_apart():
     assert results.episode_digest(batch(7)) != results.episode_digest(batch(8))
 
 
-def test_records_of_a_folder_come_in_order_of_their_names(tmp_path):
-    for fold in (1, 0):
-        make_record(fold=fold).to_json(tmp_path / f"{fold}.json")
-    (tmp_path / ".2.json.abc.tmp").write_text("torn")
-    assert [record.fold for record in results.load_records(tmp_path)] == [0, 1]
-    with pytest.raises(ResultError, match="no record found"):
-        results.load_records(tmp_path / "empty")
-
-
 def test_one_record_gives_back_its_own_numbers(record):
     assert results.combine([record]) == record.accuracy
 

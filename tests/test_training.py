@@ -24,6 +24,7 @@ from stf2m_core.encoding import encode_episodes
 from stf2m_core.episodes import EpisodeSampler, load_episodes
 from stf2m_core.errors import RunError
 from stf2m_core.evaluation import answer, score
+from stf2m_core.experiment import config_for
 from stf2m_core.model.knowledge import emotion_axes, knowledge
 from stf2m_core.training import (
     RATES,
@@ -603,6 +604,45 @@ def test_a_learning_rate_beyond_all_bounds_ends_in_one_sentence(pack, tmp_path):
     assert len(load_episodes(tmp_path / "failed_episodes.json", pack)) == 2
 
 
+def test_a_meta_validation_that_is_not_finite_leaves_its_own_episodes(pack, tmp_path):
+    with pytest.raises(RunError, match="meta-validation NLL nan at step"):
+        train(pack, settings(), tmp_path, validate=lambda *facts: (math.nan, 0.5, 1.0), progress_bar=False)
+    failed = load_episodes(tmp_path / "failed_episodes.json", pack)
+    people = set(pack.clips["subject"].iloc[failed.query.flatten().tolist()])
+    assert people <= set(Trainer(pack, settings()).splits.subjects["meta_val"])
+
+
+def test_weights_and_checkpoints_of_other_code_are_refused_in_one_sentence(pack, tmp_path):
+    train(pack, settings(), tmp_path, validate=score, progress_bar=False)
+    path = tmp_path / "model.safetensors"
+    tensors, facts = training.read_tensors(path)
+    del facts["sha256"]
+    training.write_tensors(path, {n: t for n, t in tensors.items() if n != "anchor"}, facts)
+    with pytest.raises(RunError, match="weights of other names or sizes; expected those of this version .*Train again"):
+        load_model(tmp_path, pack)
+    trainer = Trainer(pack, settings())
+    trainer.names = [name if name != "anchor" else "anchors" for name in trainer.names]
+    trainer.save(tmp_path / "checkpoint.safetensors")
+    with pytest.raises(RunError, match="weights of other names or sizes"):
+        Trainer(pack, settings()).load(tmp_path / "checkpoint.safetensors")
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5])
+def test_an_emotion_that_nobody_of_meta_train_shows_is_not_known(pack, folder, synthetic, start):
+    clips, views = synthetic
+    hidden, of_meta_train = LABELS[0], clips["subject"].isin(Trainer(pack, settings()).splits.subjects["meta_train"])
+    fewer = clips.assign(label=clips["label"].mask(of_meta_train & (clips["label"] == hidden), ""))
+    rare = open_pack(write_pack(folder / f"rare{start}", fewer, views, LABELS, name="rare"))
+    trainer = Trainer(rare, settings(train__start=start))
+    for _ in range(8):
+        trainer.step()
+    known = trainer.model.known
+    assert not known[LABELS.index(hidden)]
+    assert known.any()
+    assert int(known.sum()) == len(LABELS) - 1 or start > 0  # few episodes of a start do not show every emotion
+    assert torch.equal(trainer.averaged.known, trainer.model.known)
+
+
 @pytest.fixture
 def half_done(pack, tmp_path):
     """A folder with a checkpoint after three steps and no finished run."""
@@ -763,3 +803,25 @@ def test_the_first_phase_ends_where_the_next_one_begins(start, max_steps):
     config = TrainConfig(start=start, max_steps=max_steps)
     end = first_phase_ends(config)
     assert phase_of(end, config) != phase_of(end - 1, config)
+
+
+@pytest.mark.parametrize(("variant", "start"), [("full", 0.7), ("new-emotions", 0.7), ("full", 0.0)])
+def test_no_step_sees_the_episodes_of_another_again(variant, start):
+    config = config_for(SimpleNamespace(name="synemo"), "smoke", variant=variant).replace(train__start=start)
+    seen = set()
+    for step in range(config.train.max_steps):
+        kind, first = config.episodes[training.kind_of_step(step, config)], training.episodes_before(step, config)
+        own = {(kind, number) for number in range(first, first + config.train.meta_batch)}
+        assert not seen & own
+        seen |= own
+    for kind in set(config.episodes):  # none is left out either
+        numbers = sorted(number for asked, number in seen if asked == kind)
+        assert numbers == list(range(len(numbers)))
+
+
+def test_without_a_start_the_kinds_take_turns_and_episodes_follow_one_another():
+    config = config_for(SimpleNamespace(name="ravdess_features"), "smoke")
+    n_kinds, size = len(config.episodes), config.train.meta_batch
+    for step in range(40):
+        assert training.kind_of_step(step, config) == step % n_kinds
+        assert training.episodes_before(step, config) == step // n_kinds * size

@@ -123,6 +123,21 @@ def test_a_job_whose_outputs_come_out_as_before_does_not_stir_the_others(world):
     assert world.ran() == "abc"
 
 
+def test_what_was_made_and_has_gone_is_made_again_and_stirs_nothing_else(world):
+    def jobs():
+        return [replace(job, leaves=("c.*",)) if job.id == "x/c" else job for job in world.jobs()]
+
+    for gone in ("c.txt", "executed/x/c.ipynb"):
+        assert execute(jobs(), world.results, cores=2, package="p") == 0
+        world.ran()
+        assert world.why(jobs()) == {}
+        (world.results / gone).unlink()
+        assert world.why(jobs()) == {"x/c": "it was not finished or its outputs have gone"}
+        assert execute(jobs(), world.results, cores=2, package="p") == 0
+        assert world.ran() == "c"
+        assert (world.results / gone).exists()
+
+
 def test_a_failing_notebook_stops_only_what_needs_it(world, capfd, monkeypatch):
     world.write("b", "1 / 0")
     free = Job(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from stf2m_core.config import EncoderConfig
+from stf2m_core.errors import ConfigError
 from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph, neighbour_graph
 from stf2m_core.model.temporal import (
     TIME_FEATURES,
@@ -145,6 +146,10 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.names = tuple(shapes)
+        for name in self.names:
+            if hasattr(nn.ModuleDict(), name):
+                raise ConfigError(f"modality {name!r}", expected="a name that torch.nn.ModuleDict leaves free",
+                                  where="encoder", remedy="Rename it in the manifest")  # fmt: skip
         self.sizes = [shapes[name][0] for name in self.names]
         each = {n: (*shapes[n], steps[n], config, edges.get(n)) for n in self.names}
         self.level1 = nn.ModuleDict({n: ModalityEncoder(*facts) for n, facts in each.items()})
