@@ -825,3 +825,15 @@ def test_without_a_start_the_kinds_take_turns_and_episodes_follow_one_another():
     for step in range(40):
         assert training.kind_of_step(step, config) == step % n_kinds
         assert training.episodes_before(step, config) == step // n_kinds * size
+
+
+@pytest.mark.parametrize("changes", [{"meta_rnn__kind": "constant"}, {"fuzzy__kind": "mlp"}, {"inner__n_views": 0}])
+def test_a_start_is_the_same_whatever_a_variant_takes_away_later(pack, changes):
+    """So that what is taken away, and not another start, makes the difference between two trainings (D-94)."""
+    encoders = []
+    for variant in ({}, changes):
+        trainer = Trainer(pack, settings(train__start=0.5, **variant))
+        for _ in range(training.phase_ends(trainer.config.train)[0]):
+            trainer.step()
+        encoders.append(weights(trainer.model.encoder) | weights(trainer.model.name_emotion))
+    assert all(torch.equal(tensor, encoders[1][name]) for name, tensor in encoders[0].items())

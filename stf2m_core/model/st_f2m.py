@@ -126,6 +126,9 @@ class STF2M(nn.Module):
         hidden, size = config.encoder.hidden, config.encoder.embedding
         fuzzy = config.fuzzy
         self.encoder = Encoder(shapes, steps, config.encoder, edges)
+        self.turned = config.train.start > 0
+        if self.turned:  # next to the encoder, so that a start is the same whatever else a variant takes away (D-94)
+            self.name_emotion = nn.Linear(size, len(known))
         self.rules = FuzzyRules(size, len(known), fuzzy)
         n_token = size + fuzzy.n_rules + 5 + len(shapes)
         reader = RecurrentLearner if config.meta_rnn.kind == "recurrent" else TaskEncoder
@@ -147,9 +150,7 @@ class STF2M(nn.Module):
             self.register_buffer(f"shift_{name}", torch.zeros(1, nodes, channels))
             self.register_buffer(f"scale_{name}", torch.ones(1, nodes, channels))
             self.register_buffer(f"worth_{name}", torch.ones(2, nodes, channels))
-        self.turned = config.train.start > 0
         if self.turned:
-            self.name_emotion = nn.Linear(size, len(known))
             # axes of the head, and what the mean of an episode's emotions is worth for a new one, in clips: both are
             # placed when the start ends (D-90)
             self.axes = nn.Parameter(torch.eye(size))
