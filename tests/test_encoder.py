@@ -8,6 +8,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from stf2m_core.config import EncoderConfig
+from stf2m_core.errors import ConfigError
 from stf2m_core.model.encoder import Block, Dropout, Encoder, masked_softmax
 from stf2m_core.model.spatial import SpatialConvolution, complete_graph, joint_graph
 from stf2m_core.model.temporal import TemporalConvolution, slot_centers, slots, time_features
@@ -735,3 +736,9 @@ def test_the_encoder_in_bfloat16_stays_within_a_tenth_of_float32():  # I-35
     zero = torch.zeros(1, config.hidden)
     gap = (encoder.embed(half, zero, zero)[0] - encoder.embed(full, zero, zero)[0]).abs()
     assert 0 < gap.max() < 0.1  # the embedding has unit scale
+
+
+@pytest.mark.parametrize("name", ["values", "type"])
+def test_a_modality_named_like_a_method_is_refused_by_name(name):
+    with pytest.raises(ConfigError, match=f"modality '{name}'; expected a name .*Rename it in the manifest"):
+        Encoder({name: (2, 1)}, {name: 0.1}, CONFIG)
