@@ -193,18 +193,24 @@ def prepare_pack(dataset: str, path: str | os.PathLike[str], profile: str, *, so
     return import_dataset(dataset, source=source or None, out=path, overwrite=True, **options)
 
 
-def open_or_make_pack(path: str | os.PathLike[str], profile: str = "smoke") -> Pack:
+def open_or_make_pack(path: str | os.PathLike[str], profile: str | None = None) -> Pack:
     """Open a pack; the embedded set is made first if it is not there, so that every notebook works alone.
+
+    Args:
+        path: the pack's folder.
+        profile: size of the whole; None takes the embedded set in any size, and makes it in that of smoke.
 
     Raises:
         PackError: if there is no pack and it is not the embedded set, or if it is, in the size of another profile.
     """
     if Path(path).name == EMBEDDED and not (Path(path) / "pack.json").exists():
-        prepare_pack(EMBEDDED, path, profile)
+        prepare_pack(EMBEDDED, path, profile or "smoke")
     pack = open_pack(path)
+    if pack.name != EMBEDDED or profile is None:
+        return pack
     origin = json.loads((pack.path / "pack.json").read_text(encoding="utf-8"))["made_from"] or {}
     made, wanted = origin.get("options"), _embedded_options(profile)
-    if pack.name == EMBEDDED and made is not None and any(made.get(name) != wanted[name] for name in wanted):
+    if made is not None and any(made.get(name) != wanted[name] for name in wanted):
         raise PackError(f"a pack made with {made}", expected=f"{wanted}, as profile {profile} has it", where=str(path),
                         remedy=f"Run notebook 01 with profile = {profile!r}, or name another pack")  # fmt: skip
     return pack

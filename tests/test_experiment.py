@@ -9,6 +9,7 @@ import pytest
 
 from stf2m_core import evaluation, experiment, open_pack, training
 from stf2m_core.config import PROFILES
+from stf2m_core.data.manifest import import_dataset
 from stf2m_core.errors import ConfigError, ManifestError, PackError, RunError
 from stf2m_core.experiment import (
     EMBEDDED,
@@ -167,6 +168,10 @@ def test_an_open_pack_is_not_made_again_and_a_missing_one_only_if_it_is_embedded
         experiment.open_or_make_pack(tmp_path / "my_set")
     with pytest.raises(PackError, match="made with .*smoke.*; expected .*standard.*as profile paper.*Run notebook 01"):
         experiment.open_or_make_pack(pack.path, "paper")
+    other = import_dataset(EMBEDDED, out=tmp_path / EMBEDDED, preset="smoke", n_domains=3).pack
+    assert experiment.open_or_make_pack(other).name == EMBEDDED  # as notebook 02, which is right for any size, opens it
+    with pytest.raises(PackError, match="made with .*as profile smoke has it"):
+        experiment.open_or_make_pack(other, "smoke")
     with pytest.raises(ManifestError, match="ravdess_features needs a source"):
         experiment.prepare_pack("ravdess_features", tmp_path / "r", "smoke")
 
